@@ -1,0 +1,56 @@
+/*
+ * calib.h - what calibration inputs say about one site (the linears that share an input).
+ *
+ * A calibration gathers what a recipe needs and no more: moments of each
+ * channel, the Hessian sum x x^T, with paired inputs also sum (x_fp - x) x^T,
+ * samples of tokens. Sums across chunks are f64. Calibrations of different
+ * threads, runs and machines are added by qnt_calib_merge.
+ */
+#ifndef QUANT_CALIB_H
+#define QUANT_CALIB_H
+
+#include <quant/context.h>
+#include <quant/matrix.h>
+#include <quant/recipe.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct qnt_calib qnt_calib;
+
+/* For inputs of `in` channels; recipe NULL: gathers everything but samples. */
+QNT_API qnt_status qnt_calib_create(qnt_context *context, const qnt_recipe *recipe, size_t in, qnt_calib **calib);
+QNT_API void qnt_calib_destroy(qnt_calib *calib);
+
+/*
+ * Adds tokens x (tokens, in). Tokens with a number that is not finite are left
+ * out and counted. QNT_INVALID: another width, or the recipe needs pairs.
+ */
+QNT_API qnt_status qnt_calib_add(qnt_calib *calib, qnt_matrix x);
+/* Adds tokens as the layer sees them (x) and as they are in the unquantized model (x_fp), row by row. */
+QNT_API qnt_status qnt_calib_add_pair(qnt_calib *calib, qnt_matrix x, qnt_matrix x_fp);
+/* Adds what `other` has gathered for the same recipe and width. */
+QNT_API qnt_status qnt_calib_merge(qnt_calib *calib, const qnt_calib *other);
+
+/* Statistics from outside: importance of each channel [in] (mean of x^2, as in an imatrix), in place of the measured. */
+QNT_API qnt_status qnt_calib_set_importance(qnt_calib *calib, const float *importance);
+
+QNT_API size_t qnt_calib_in(const qnt_calib *calib);
+QNT_API size_t qnt_calib_tokens(const qnt_calib *calib);
+QNT_API size_t qnt_calib_skipped(const qnt_calib *calib);
+
+/* Moments of a channel over the tokens. */
+typedef struct qnt_moments {
+    float least, greatest, absmax;
+    double mean, mean_abs, mean_square;
+} qnt_moments;
+/* QNT_NOT_FOUND: not gathered, or no tokens. */
+QNT_API qnt_status qnt_calib_moments(const qnt_calib *calib, size_t channel, qnt_moments *moments);
+/* (in, in) f32 of (2 / tokens) sum x x^T. QNT_NOT_FOUND: not gathered. */
+QNT_API qnt_status qnt_calib_hessian(const qnt_calib *calib, float *hessian);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,165 @@
+/*
+ * model.h - the model level: open a checkpoint, plan, quantize, evaluate.
+ *
+ * A model is a Hugging Face folder, a GGUF file or a native folder. Nothing is
+ * ever written to a source; outputs appear whole or not at all.
+ */
+#ifndef QUANT_MODEL_H
+#define QUANT_MODEL_H
+
+#include <stdint.h>
+#include <quant/quant.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* --- models --- */
+
+typedef struct qnt_model qnt_model;
+
+/*
+ * QNT_NOT_FOUND: no such path, or a file that belongs to it is missing; QNT_UNSUPPORTED: unknown family (the message
+ * lists the known ones), quantized source; QNT_BAD_DATA: damaged, or tensors that do not fit the configuration.
+ */
+QNT_API qnt_status qnt_model_open(qnt_context *context, const char *path, qnt_model **model);
+QNT_API void qnt_model_close(qnt_model *model);
+
+typedef struct qnt_model_info {
+    const char *path, *kind, *family, *architecture;   /* kind: "Hugging Face folder", "GGUF", "native" */
+    size_t hidden, ffn, blocks, heads, kv_heads, head_dim, vocab, context;
+    bool tied_head;
+    uint64_t parameters, bytes;      /* of all tensors */
+    double bits_per_weight;          /* of the blocks' linears */
+} qnt_model_info;
+QNT_API void qnt_model_get_info(const qnt_model *model, qnt_model_info *info);
+
+/* Tensor `index` in the model's order; false beyond the last. Strings live as long as the model. */
+typedef struct qnt_model_tensor {
+    const char *name, *type;         /* type: "BF16", "q4_0", "native: affine 4 bits, groups of 32" ... */
+    size_t rows, cols;
+    double bits_per_weight;
+    uint64_t bytes;
+} qnt_model_tensor;
+QNT_API bool qnt_model_get_tensor(const qnt_model *model, size_t index, qnt_model_tensor *tensor);
+
+/* The first number that is not finite: QNT_NON_FINITE with tensor, row, column and count. Reads everything. */
+QNT_API qnt_status qnt_model_check(const qnt_model *model);
+
+/* --- progress --- */
+
+typedef struct qnt_progress {
+    const char *phase;               /* "check", "calibrate", "quantize", "write", "verify", "evaluate" */
+    const char *item;                /* layer or file in hand, or "" */
+    double share;                    /* of the whole, 0 .. 1 */
+    double seconds, seconds_left;    /* since the start; an estimate, < 0: unknown */
+} qnt_progress;
+typedef void (*qnt_progress_fn)(void *user, const qnt_progress *progress);
+
+/* --- quantize --- */
+
+typedef struct qnt_quantize_options {
+    size_t size;                         /* sizeof(qnt_quantize_options) or 0 */
+    const char *method;                  /* recipe; NULL: "gptq" with calibration, "rtn" without; "none": only convert */
+    const char *const *settings;         /* "key=value" or "method.key=value", as for qnt_recipe_set */
+    size_t setting_count;
+    const char *format;                  /* "native", "gguf:q4_0" ... */
+    const char *output;                  /* folder or file; NULL: only a plan */
+    const char *calibration;             /* text file, JSON lines, or .npy of ids; NULL: none */
+    size_t samples, seqlen;              /* windows, tokens of each; 0: 128, min(2048, context) */
+    bool all_samples;                    /* as many windows as there are */
+    bool random_windows;                 /* drawn with `seed` */
+    uint64_t seed;
+    const char *output_type, *embedding_type;   /* types of the output matrix and the embedding; NULL: the format's rule */
+    const char *const *include, *const *exclude; /* patterns of tensor names: glob, or "re:" and a PCRE2 expression */
+    size_t include_count, exclude_count;
+    const char *const *layers;           /* "PATTERN:key=value,..." : parameters of the layers that match; later win */
+    size_t layer_count;
+    bool strict;                         /* no substitution, no fallback: an error instead */
+    bool force;                          /* replace an output */
+    bool no_verify;                      /* skip the end check of perplexity on the calibration's tail */
+    const char *work;                    /* folder for finished blocks; NULL: OUTPUT.partial */
+    qnt_progress_fn progress;
+    void *progress_user;
+} qnt_quantize_options;
+
+/* What every tensor becomes. Made before anything long begins; the model must outlive it, strings are copied. */
+typedef struct qnt_plan qnt_plan;
+QNT_API qnt_status qnt_plan_create(qnt_model *model, const qnt_quantize_options *options, qnt_plan **plan);
+QNT_API void qnt_plan_destroy(qnt_plan *plan);
+
+typedef struct qnt_plan_line {
+    const char *tensor;                  /* source name */
+    const char *type;                    /* target: "q4_0", "F32", "affine 4 bits" ... */
+    const char *recipe;                  /* with its parameters; "" for what is only converted */
+    const char *note;                    /* why it is not what was asked for, or "" */
+    size_t rows, cols;
+    uint64_t bytes;
+} qnt_plan_line;
+QNT_API bool qnt_plan_get_line(const qnt_plan *plan, size_t index, qnt_plan_line *line);
+
+typedef struct qnt_plan_totals {
+    const char *recipe, *stages;         /* "weights: gptq; correct: gptq" */
+    const char *format, *calibration;
+    size_t windows, seqlen, tokens;
+    double bits_per_weight;              /* of the quantized tensors */
+    uint64_t output_bytes, source_bytes;
+    uint64_t memory_bytes;               /* peak, beyond mapped file pages */
+    uint64_t disk_bytes;                 /* output and work folder at their largest */
+    double flops;                        /* of the calibration passes and the solvers */
+    int passes;                          /* of the calibration text through the model */
+} qnt_plan_totals;
+QNT_API void qnt_plan_get_totals(const qnt_plan *plan, qnt_plan_totals *totals);
+
+/*
+ * Does it. The output is written under a temporary name, read back, compared
+ * and renamed. QNT_EXISTS: there is an output already and `force` is not set.
+ */
+QNT_API qnt_status qnt_plan_run(qnt_plan *plan);
+
+/* Everything about the plan and, after qnt_plan_run, the result, as JSON; owned by the plan. */
+QNT_API qnt_status qnt_plan_report(qnt_plan *plan, const char **json);
+
+/* --- formats --- */
+
+typedef struct qnt_format_info {
+    const char *name, *title;
+    bool folder;                         /* writes a folder; else one file */
+    double bits_per_weight;              /* of its blocks; 0: depends */
+    const char *preferred;               /* parameters taken where the user says nothing, "" if none */
+} qnt_format_info;
+QNT_API bool qnt_format_get(size_t index, qnt_format_info *info);
+
+/* --- evaluate --- */
+
+typedef struct qnt_eval_options {
+    size_t size;                         /* sizeof(qnt_eval_options) or 0 */
+    const char *text;                    /* text file, JSON lines, or .npy of ids */
+    const char *protocol;                /* "llamacpp" (default), "gptq", "bos" */
+    size_t ctx, chunks;                  /* tokens of a window (0: 512), windows used (0: all) */
+    qnt_model *against;                  /* for KL divergence and top-1 agreement, or NULL */
+    qnt_progress_fn progress;
+    void *progress_user;
+} qnt_eval_options;
+
+typedef struct qnt_eval_result {
+    size_t windows, ctx, scored;
+    double nll, perplexity, perplexity_error;
+    bool compared;
+    double against_perplexity, mean_kl, kl_error, top1;
+    double seconds;
+} qnt_eval_result;
+/* QNT_INVALID: a text too short, with both numbers; unknown protocol; models of different vocabularies. */
+QNT_API qnt_status qnt_evaluate(qnt_model *model, const qnt_eval_options *options, qnt_eval_result *result);
+
+/* --- tokens --- */
+
+/* Ids of a text as the model's tokenizer gives them; *ids is to be freed by qnt_free. */
+QNT_API qnt_status qnt_model_encode(qnt_model *model, const char *text, size_t bytes, bool special, int32_t **ids,
+                                    size_t *count);
+QNT_API qnt_status qnt_model_decode(qnt_model *model, const int32_t *ids, size_t count, char **text);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

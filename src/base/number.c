@@ -1,0 +1,67 @@
+/*
+ * number.c - conversions of single numbers; see number.h.
+ */
+#include "base/number.h"
+
+float qnti_f16_to_f32(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
+    uint32_t exponent = (h >> 10) & 31u, mantissa = h & 0x3ffu;
+    if (exponent == 31) /* infinity, or a NaN made quiet */
+        return qnti_float(sign | 0x7f800000u | (mantissa << 13) | (mantissa ? 0x400000u : 0u));
+    if (exponent == 0) { /* zero and subnormals: mantissa * 2^-24, exact */
+        float magnitude = (float)mantissa * 0x1p-24f;
+        return qnti_float(sign | qnti_bits(magnitude));
+    }
+    return qnti_float(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+}
+
+uint16_t qnti_f32_to_f16(float x)
+{
+    uint32_t u = qnti_bits(x);
+    uint16_t sign = (uint16_t)((u >> 16) & 0x8000u);
+    u &= 0x7fffffffu;
+    if (u > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00u);
+    if (u >= 0x477ff000u) /* 65520 and above round to infinity */
+        return (uint16_t)(sign | 0x7c00u);
+    if (u < 0x38800000u) { /* below 2^-14: adding 0.5 lets the FPU round at bit 2^-24 */
+        float shifted = qnti_float(u) + 0.5f;
+        return (uint16_t)(sign | (qnti_bits(shifted) - 0x3f000000u));
+    }
+    u += 0xfffu + ((u >> 13) & 1u);
+    return (uint16_t)(sign | ((u - 0x38000000u) >> 13));
+}
+
+float qnti_round_to(qnt_dtype type, float x)
+{
+    if (type == QNT_F16)
+        return qnti_f16_to_f32(qnti_f32_to_f16(x));
+    if (type == QNT_BF16)
+        return qnti_bf16_to_f32(qnti_f32_to_bf16(x));
+    return x;
+}
+
+size_t qnti_dtype_bytes(qnt_dtype type)
+{
+    switch (type) {
+#define BYTES(name, value, bytes) \
+    case QNT_##name:              \
+        return bytes;
+        QNT_DTYPE_MAP(BYTES)
+#undef BYTES
+    }
+    return 0;
+}
+
+const char *qnti_dtype_name(qnt_dtype type)
+{
+    switch (type) {
+#define NAME(name, value, bytes) \
+    case QNT_##name:             \
+        return #name;
+        QNT_DTYPE_MAP(NAME)
+#undef NAME
+    }
+    return "?";
+}

@@ -1,0 +1,43 @@
+/*
+ * calib.h - the inside of a calibration.
+ */
+#ifndef QNTI_CALIB_H
+#define QNTI_CALIB_H
+
+#include "base/context.h"
+#include "linalg/gram.h"
+#include <quant/matrix.h>
+
+/* What a method needs of the calibration inputs; a set of bits. */
+enum qnti_need {
+    QNTI_NEED_MOMENTS = 1,
+    QNTI_NEED_HESSIAN = 2,
+    QNTI_NEED_PAIRS = 4,        /* inputs of the quantized and of the unquantized model in step */
+    QNTI_NEED_SAMPLES = 8
+};
+
+struct qnti_channel_moments {
+    float least, greatest;
+    double sum, sum_abs, sum_square;
+};
+
+struct qnt_calib {
+    qnt_context *ctx;
+    size_t in;
+    unsigned needs;
+    size_t tokens, skipped;
+    struct qnti_channel_moments *moments;  /* [in] */
+    struct qnti_gram *hessian, *cross;
+    float *importance;                     /* [in], from outside, or NULL */
+    float *samples;                        /* [sample_count][in] */
+    size_t sample_count, sample_capacity;
+    size_t sample_stride;                  /* every so-manieth token is kept; doubles when the store is full */
+};
+
+qnt_status qnti_calib_create(qnt_context *ctx, unsigned needs, size_t in, struct qnt_calib **calib);
+/* The same for f32 tokens [tokens][in]; x_fp NULL without pairs. */
+qnt_status qnti_calib_add_f32(struct qnt_calib *calib, const float *x, const float *x_fp, size_t tokens);
+/* Mean of x^2 of each channel: from outside if given, else measured. false: neither. */
+bool qnti_calib_importance(const struct qnt_calib *calib, float *importance);
+
+#endif

@@ -1,0 +1,204 @@
+/*
+ * gguf_source.c - a model in a GGUF file: configuration from its keys, tensors in Hugging Face's order of dimensions.
+ *
+ * Keys are "ARCHITECTURE.something". The file does not say whether there are
+ * biases or whether the head is tied: its tensors do. The scaling of RoPE
+ * called llama3 is a tensor of divisors. Mixtures of experts and split files
+ * are refused.
+ */
+#include "checkpoint/source.h"
+
+#include <stdio.h>
+#include <string.h>
+#include "file/output.h"
+
+enum { KEY_BYTES = 128, ID_F32 = 0, ID_F16 = 1, ID_BF16 = 30 };
+
+static const struct size_key {
+    const char *key;
+    size_t offset;
+    bool required;
+} size_keys[] = {
+    {"embedding_length", offsetof(struct qnti_config, hidden), true},
+    {"feed_forward_length", offsetof(struct qnti_config, ffn), true},
+    {"block_count", offsetof(struct qnti_config, blocks), true},
+    {"context_length", offsetof(struct qnti_config, context), true},
+    {"attention.head_count", offsetof(struct qnti_config, heads), true},
+    {"attention.head_count_kv", offsetof(struct qnti_config, kv_heads), false},
+    {"attention.key_length", offsetof(struct qnti_config, head_dim), false},
+};
+
+static const char *key_of(const struct qnti_checkpoint *c, const char *name, char *key)
+{
+    snprintf(key, KEY_BYTES, "%s.%s", c->family->gguf, name);
+    return key;
+}
+
+static qnt_status missing(const struct qnti_checkpoint *c, const char *key)
+{
+    return qnti_fail(c->ctx, QNT_BAD_DATA, "%s: has no key %s", c->path, key);
+}
+
+static qnt_status read_sizes(const struct qnti_checkpoint *c, struct qnti_config *config)
+{
+    char key[KEY_BYTES];
+    for (size_t i = 0; i < sizeof size_keys / sizeof *size_keys; i++) {
+        const struct size_key *k = &size_keys[i];
+        if (k->required && !qnti_gguf_find(c->source->gguf, key_of(c, k->key, key)))
+            return missing(c, key);
+        QNT_TRY(qnti_gguf_size(c->source->gguf, key_of(c, k->key, key),
+                               (size_t *)(void *)((char *)config + k->offset)));
+    }
+    return QNT_OK;
+}
+
+static qnt_status find_family(struct qnti_checkpoint *c)
+{
+    const char *architecture = NULL;
+    size_t bytes;
+    QNT_TRY(qnti_gguf_string(c->source->gguf, "general.architecture", &architecture, &bytes));
+    if (!architecture)
+        return missing(c, "general.architecture");
+    return qnti_family_find_gguf(c->ctx, c->path, architecture, bytes, &c->family);
+}
+
+static qnt_status refuse_unsupported(const struct qnti_checkpoint *c)
+{
+    char key[KEY_BYTES];
+    size_t parts = 0, experts = 0;
+    QNT_TRY(qnti_gguf_size(c->source->gguf, "split.count", &parts));
+    if (parts > 1)
+        return qnti_fail(c->ctx, QNT_UNSUPPORTED, "%s: is one of %zu parts of a model, which must be merged first",
+                         c->path, parts);
+    QNT_TRY(qnti_gguf_size(c->source->gguf, key_of(c, "expert_count", key), &experts));
+    if (experts > 0)
+        return qnti_fail(c->ctx, QNT_UNSUPPORTED, "%s: a mixture of %zu experts is not supported", c->path, experts);
+    return QNT_OK;
+}
+
+/* Sizes that the file states beside those that they follow from. */
+static qnt_status check_head_dim(const struct qnti_checkpoint *c)
+{
+    static const char *const names[] = {"attention.value_length", "rope.dimension_count"};
+    char key[KEY_BYTES];
+    for (size_t i = 0; i < 2; i++) {
+        size_t value = c->config.head_dim;
+        QNT_TRY(qnti_gguf_size(c->source->gguf, key_of(c, names[i], key), &value));
+        if (value != c->config.head_dim)
+            return qnti_fail(c->ctx, QNT_UNSUPPORTED, "%s: %s is %zu, only the size of a head, %zu, is supported",
+                             c->path, key, value, c->config.head_dim);
+    }
+    return QNT_OK;
+}
+
+static bool has_tensor(const struct qnti_checkpoint *c, const char *name)
+{
+    return qnti_gguf_find_tensor(c->source->gguf, name) != NULL;
+}
+
+static qnt_status read_config(struct qnti_checkpoint *c)
+{
+    const struct qnti_gguf *file = c->source->gguf;
+    const struct qnti_gguf_tensor *embed = qnti_gguf_find_tensor(file, "token_embd.weight");
+    struct qnti_config *k = &c->config;
+    char key[KEY_BYTES];
+    *k = *c->family->defaults;
+    k->sliding_window = 0;
+    QNT_TRY(read_sizes(c, k));
+    QNT_TRY(qnti_gguf_float(file, key_of(c, "rope.freq_base", key), &k->rope.theta));
+    if (!qnti_gguf_find(file, key_of(c, "attention.layer_norm_rms_epsilon", key)))
+        return missing(c, key);
+    QNT_TRY(qnti_gguf_float(file, key, &k->norm_eps));
+    if (!embed || embed->rank != 2)
+        return qnti_fail(c->ctx, QNT_BAD_DATA, "%s: has no tensor \"token_embd.weight\" of two dimensions", c->path);
+    k->vocab = embed->ne[1];
+    k->tied_head = !has_tensor(c, "output.weight");
+    k->qkv_bias |= has_tensor(c, "blk.0.attn_q.bias");
+    k->o_bias = has_tensor(c, "blk.0.attn_output.bias");
+    k->mlp_bias = has_tensor(c, "blk.0.ffn_gate.bias");
+    return QNT_OK;
+}
+
+static qnt_status read_scaling(const struct qnti_checkpoint *c, struct qnti_rope *rope)
+{
+    const struct qnti_gguf *file = c->source->gguf;
+    const char *type = NULL;
+    char key[KEY_BYTES];
+    size_t n;
+    float factor = 1;
+    QNT_TRY(qnti_gguf_string(file, key_of(c, "rope.scaling.type", key), &type, &n));
+    if (type && n == 4 && memcmp(type, "none", n) == 0)
+        return QNT_OK;
+    if (type && (n != 6 || memcmp(type, "linear", n) != 0))
+        return qnti_fail(c->ctx, QNT_UNSUPPORTED, "%s: %s \"%.*s\" is not supported, expected none or linear", c->path,
+                         key, (int)qnti_min(n, 100), type);
+    QNT_TRY(qnti_gguf_float(file, key_of(c, "rope.scale_linear", key), &factor)); /* older files */
+    QNT_TRY(qnti_gguf_float(file, key_of(c, "rope.scaling.factor", key), &factor));
+    if (factor == 1.0f)
+        return QNT_OK;
+    rope->kind = QNTI_ROPE_LINEAR;
+    rope->factor = factor;
+    return QNT_OK;
+}
+
+/* The divisors of llama3, if the file has them. */
+static qnt_status read_divisors(struct qnti_checkpoint *c)
+{
+    struct qnti_stored *stored = qnti_stored_find(c->source, "rope_freqs.weight");
+    size_t n = c->config.head_dim / 2;
+    float *divisors;
+    qnt_status status;
+    if (!stored)
+        return QNT_OK;
+    if (c->config.rope.kind != QNTI_ROPE_DEFAULT || !stored->plain || stored->dtype != QNT_F32 || stored->rank != 1 ||
+        stored->shape[0] != n)
+        return qnti_fail(c->ctx, QNT_BAD_DATA, "%s: tensor \"%s\": expected %zu numbers of type F32 and no other "
+                         "scaling of RoPE", c->path, stored->name, n);
+    stored->used = true;
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, n, &divisors)); /* aligned, the file is not */
+    memcpy(divisors, stored->data, stored->bytes);
+    status = qnti_rope_from_divisors(c->ctx, c->path, divisors, c->config.head_dim, &c->config.rope);
+    qnti_free(c->ctx, divisors);
+    return status;
+}
+
+static void describe(const struct qnti_gguf_tensor *tensor, struct qnti_stored *stored)
+{
+    const struct qnti_ggml_type *type = qnti_ggml_type_of(tensor->type);
+    stored->name = tensor->name;
+    stored->type = type ? type->name : "an unknown type";
+    stored->rank = tensor->rank;
+    for (size_t i = 0; i < tensor->rank; i++)
+        stored->shape[i] = tensor->ne[tensor->rank - 1 - i];
+    stored->data = tensor->data;
+    stored->bytes = tensor->bytes;
+    stored->plain = tensor->type == ID_F32 || tensor->type == ID_F16 || tensor->type == ID_BF16;
+    stored->dtype = tensor->type == ID_F32 ? QNT_F32 : tensor->type == ID_F16 ? QNT_F16 : QNT_BF16;
+    if (!stored->plain && type && type->unpack)
+        stored->ggml = type;
+}
+
+static qnt_status list_tensors(struct qnti_source *source)
+{
+    const struct qnti_gguf *file = source->gguf;
+    QNT_TRY(QNTI_NEW(file->ctx, file->tensor_count, &source->tensors));
+    source->count = file->tensor_count;
+    for (size_t i = 0; i < source->count; i++)
+        describe(&file->tensors[i], &source->tensors[i]);
+    qnti_stored_sort(source);
+    return QNT_OK;
+}
+
+qnt_status qnti_gguf_source_open(struct qnti_checkpoint *c)
+{
+    c->kind = "GGUF";
+    QNT_TRY(qnti_gguf_open(c->ctx, c->path, qnti_ggml_type_size, &c->source->gguf));
+    QNT_TRY(find_family(c));
+    QNT_TRY(refuse_unsupported(c));
+    QNT_TRY(list_tensors(c->source));
+    QNT_TRY(read_config(c));
+    QNT_TRY(read_scaling(c, &c->config.rope));
+    QNT_TRY(qnti_config_finish(c->ctx, c->path, &c->config));
+    QNT_TRY(check_head_dim(c));
+    return read_divisors(c);
+}

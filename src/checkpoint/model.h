@@ -1,0 +1,18 @@
+/*
+ * model.h - the public handle of a model: its checkpoint and, once it was asked for, its tokenizer.
+ */
+#ifndef QNTI_MODEL_H
+#define QNTI_MODEL_H
+
+#include "checkpoint/checkpoint.h"
+#include <quant/model.h>
+
+struct qnt_model {
+    struct qnti_checkpoint *checkpoint;
+    qnti_tokenizer *tokenizer;
+};
+
+/* The tokenizer, opened once; QNT_NOT_FOUND. */
+qnt_status qnti_model_tokenizer(qnt_model *model, const qnti_tokenizer **tokenizer);
+
+#endif

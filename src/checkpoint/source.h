@@ -1,0 +1,104 @@
+/*
+ * source.h - what the files of checkpoint/ share: the tensors of a source as they are stored.
+ *
+ * folder.c and gguf_source.c open their container, find out family and
+ * configuration and list the tensors; weights.c gives them their roles, the
+ * same way for both.
+ */
+#ifndef QNTI_CHECKPOINT_SOURCE_H
+#define QNTI_CHECKPOINT_SOURCE_H
+
+#include "checkpoint/checkpoint.h"
+#include "container/gguf.h"
+#include "file/safetensors.h"
+
+enum {
+    QNTI_MAX_BLOCKS = 4096,
+    QNTI_MAX_WIDTH = 1 << 28        /* of each size in a configuration: products of two stay far below 2^63 */
+};
+
+/* A tensor of the source. Neither `plain` nor `ggml`: a type that we cannot compute with. */
+struct qnti_stored {
+    const char *name;               /* borrowed from the container */
+    const char *type;               /* "BF16", "q4_0" */
+    size_t rank, shape[QNTI_MAX_RANK];   /* in Hugging Face order: (out, in) */
+    const void *data;
+    size_t bytes;
+    bool plain;
+    qnt_dtype dtype;
+    const struct qnti_ggml_type *ggml;
+    bool used;                      /* has a role, or is known to have none */
+};
+
+/* Reads layers that the library itself quantized (quantized.c). */
+struct qnti_quantized_reader {
+    const char *format;             /* value of `quant_format` in the file's metadata */
+    qnt_status (*read)(qnt_context *ctx, const struct qnti_safetensors *file, const char *name, qnt_qlinear **q);
+};
+
+struct qnti_source {
+    struct qnti_stored *tensors;    /* sorted by name */
+    size_t count;
+    struct qnti_safetensors **shards;   /* a folder's */
+    size_t shard_count;
+    const struct qnti_quantized_reader *reader;   /* NULL: plain tensors only */
+    struct qnti_gguf *gguf;         /* NULL: a folder */
+};
+
+/* --- family.c --- */
+/* By architecture or model type; QNT_UNSUPPORTED with the list of known ones. */
+qnt_status qnti_family_find(qnt_context *ctx, const char *where, const char *architecture, const char *model_type,
+                            const struct qnti_family **family);
+qnt_status qnti_family_find_gguf(qnt_context *ctx, const char *where, const char *architecture, size_t bytes,
+                                 const struct qnti_family **family);
+
+/* --- config.c --- */
+/* Family and configuration of a config.json. */
+qnt_status qnti_config_read(qnt_context *ctx, const char *where, const struct json_t *json,
+                            const struct qnti_family **family, struct qnti_config *config);
+/* Sizes that follow from others; checks them all. */
+qnt_status qnti_config_finish(qnt_context *ctx, const char *where, struct qnti_config *config);
+
+/* --- rope.c --- */
+qnt_status qnti_rope_read(qnt_context *ctx, const char *where, const struct json_t *json, struct qnti_rope *rope);
+/* Checks the parameters, computes the divisors. */
+qnt_status qnti_rope_finish(qnt_context *ctx, const char *where, size_t head_dim, struct qnti_rope *rope);
+/* LLAMA3 with these divisors ([head_dim / 2], copied), and its parameters where the usual ones give them. */
+qnt_status qnti_rope_from_divisors(qnt_context *ctx, const char *where, const float *divisors, size_t head_dim,
+                                   struct qnti_rope *rope);
+
+/* --- folder.c, shards.c, gguf_source.c, gguf_vocabulary.c --- */
+qnt_status qnti_folder_open(struct qnti_checkpoint *c);
+/* Opens the safetensors files of a folder and lists their tensors. */
+qnt_status qnti_shards_open(struct qnti_checkpoint *c);
+/* Whether a name stands in the folder, even as a link that leads nowhere. */
+qnt_status qnti_folder_has(const struct qnti_checkpoint *c, const char *name, bool *has);
+qnt_status qnti_gguf_source_open(struct qnti_checkpoint *c);
+qnt_status qnti_gguf_tokenizer(const struct qnti_checkpoint *c, qnti_tokenizer **tokenizer);
+
+/* --- quantized.c --- */
+/* NULL: none of that name. */
+const struct qnti_quantized_reader *qnti_quantized_reader_named(const char *format);
+
+/* --- stored.c --- */
+void qnti_stored_sort(struct qnti_source *source);
+/* NULL: none. A name with a leading "model." is also found without it. */
+struct qnti_stored *qnti_stored_find(const struct qnti_source *source, const char *name);
+bool qnti_has_suffix(const char *name, const char *suffix);
+/* Names gathered for a warning: the first few, and how many. Freed by qnti_names_warn, silent if there are none. */
+struct qnti_names {
+    struct qnti_buffer text;
+    size_t count;
+};
+qnt_status qnti_names_add(qnt_context *ctx, struct qnti_names *names, const char *name);
+void qnti_names_warn(const struct qnti_checkpoint *c, const char *what, struct qnti_names *names);
+
+/* --- weights.c --- */
+/* Gives every role its tensor, with shape and type checked. */
+qnt_status qnti_weights_attach(struct qnti_checkpoint *c);
+
+/* --- rows.c --- */
+/* Rows of a weight that one task works on. */
+size_t qnti_rows_per_task(const struct qnti_weight *w);
+
+#endif

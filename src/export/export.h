@@ -1,0 +1,68 @@
+/*
+ * export.h - checkpoint formats: which type each tensor gets, and how the files are written.
+ *
+ * One row of qnti_formats a format, one file of export/ a container. A format
+ * sees the source, the list of tensors with their targets, and a way to get a
+ * finished layer; it knows neither the sweep nor the plan.
+ */
+#ifndef QNTI_EXPORT_H
+#define QNTI_EXPORT_H
+
+#include "checkpoint/checkpoint.h"
+#include "pack/layout.h"
+
+/* One tensor of the output. */
+struct qnti_safetensors;
+
+struct qnti_target {
+    const struct qnti_weight *source;
+    enum qnti_role role;
+    bool bias;
+    size_t block;                    /* for block roles */
+    const char *layout;              /* "gguf:q4_0", "gguf:f16", "native"; "plain": as the source has it; static or owned */
+    bool quantized;                  /* by the recipe: comes from `layer` below; else converted from the source */
+    const char *note;                /* why it is not what was asked for, or NULL; static */
+};
+
+struct qnti_export {
+    qnt_context *ctx;
+    const struct qnti_checkpoint *source;
+    const struct qnti_format *format;
+    const char *output_type, *embedding_type;   /* what the user asks for, or NULL */
+    bool calibrated;                 /* counts as "with imatrix" in llama.cpp's rules */
+    struct qnti_target *targets;
+    size_t count;
+    /* A finished layer; the caller destroys it. */
+    qnt_status (*layer)(void *user, size_t target, qnt_qlinear **q);
+    /* The file of a block's finished layers in native form; open until the next call. */
+    qnt_status (*block)(void *user, size_t block, const struct qnti_safetensors **file);
+    /* Tells how far the writing is; may be NULL. */
+    void (*progress)(void *user, size_t done, size_t total);
+    void *user;
+    const char *recipe;              /* for metadata */
+    const char *calibration;         /* name of the text, or NULL */
+};
+
+struct qnti_format {
+    const char *name, *title;        /* "gguf:q4_0" */
+    bool folder;
+    const char *layout;              /* of the blocks' linears */
+    uint32_t file_type;              /* GGUF */
+    /* Sets layout, quantized and note of every target (those of roles Q .. DOWN weights are candidates). */
+    qnt_status (*assign)(struct qnti_export *e);
+    /* Bytes of the output. */
+    qnt_status (*bytes)(const struct qnti_export *e, uint64_t *bytes);
+    /* Writes `path` (a temporary name is the function's affair), reads it back and compares. */
+    qnt_status (*write)(const struct qnti_export *e, const char *path);
+};
+extern const struct qnti_format qnti_formats[];
+extern const size_t qnti_format_count;
+/* NULL with a message that lists the known ones. Case is ignored. */
+const struct qnti_format *qnti_format_find(qnt_context *ctx, const char *name);
+
+/* native.c */
+qnt_status qnti_native_assign(struct qnti_export *e);
+qnt_status qnti_native_bytes(const struct qnti_export *e, uint64_t *bytes);
+qnt_status qnti_native_folder_write(const struct qnti_export *e, const char *path);
+
+#endif

@@ -1,0 +1,34 @@
+/*
+ * activation.h - activations on a grid at run time.
+ *
+ * An activation quantizer is a grid with a granularity: one static scale, or
+ * scales found in each token, for all channels, for groups or for clusters of
+ * them. Channels whose magnitude exceeds a threshold in the batch can be left
+ * out (LLM.int8).
+ */
+#ifndef QNTI_ACTIVATION_H
+#define QNTI_ACTIVATION_H
+
+#include "grid/grid.h"
+
+struct qnti_actquant {
+    struct qnti_grid grid;            /* map: TILES rows 1 (token), cols = group; INDEX: clusters; rows 0: the batch */
+    size_t cols;                      /* of the input */
+    uint32_t *index;                  /* the map's, owned, where nothing is fixed */
+    struct qnti_numbers *fixed;       /* static: one row whose scale and offset are used for every token; else NULL */
+    float clip;                       /* the range is multiplied by it; 0 means 1 */
+    float threshold;                  /* columns with a magnitude of at least this stay as they are; 0: none */
+};
+
+qnt_status qnti_actquant_create(qnt_context *ctx, const struct qnti_grid *grid, size_t cols, bool fixed,
+                                struct qnti_actquant **act);
+void qnti_actquant_free(qnt_context *ctx, struct qnti_actquant *act);
+
+/*
+ * y (tokens, stride) = x on the grid, value by value; x and y may be the same.
+ * `kept` [cols], if not NULL, gets 1 for columns that the threshold left out.
+ */
+qnt_status qnti_actquant_apply(qnt_context *ctx, const struct qnti_actquant *act, const float *x, size_t tokens,
+                               size_t cols, size_t stride, float *y, uint8_t *kept);
+
+#endif

@@ -1,0 +1,144 @@
+/*
+ * grid.h - numbers on a grid: which levels there are, who shares a scale, how a scale is found.
+ *
+ * A grid is a plain value. `struct qnti_numbers` is a matrix of numbers held on
+ * one: codes with scales and offsets, which are matrices of numbers themselves
+ * and may be quantized again (double quantization, k-quants, SpQR). Weights,
+ * kept columns (a float grid), scales and low-rank factors are all of this one
+ * kind.
+ */
+#ifndef QNTI_GRID_H
+#define QNTI_GRID_H
+
+#include "base/context.h"
+#include <quant/matrix.h>
+
+struct qnti_kernels;
+struct qnti_grid;
+struct qnti_numbers;
+
+/* Which numbers of a (rows, cols) matrix share a scale. */
+enum qnti_map_kind {
+    QNTI_MAP_TILES,   /* tiles of rows x cols; 0 stands for all of them */
+    QNTI_MAP_FLAT,    /* runs of `cols` over the flattened matrix */
+    QNTI_MAP_INDEX    /* column c belongs to group index[c]; `rows` rows tied */
+};
+
+struct qnti_map {
+    enum qnti_map_kind kind;
+    size_t rows, cols;
+    const uint32_t *index;     /* [cols of the matrix]; owned by the numbers that use the map */
+    size_t index_groups;
+};
+
+/* How a code stands for a value. */
+enum qnti_form {
+    QNTI_FORM_FLOAT,     /* no codes: the value itself, rounded to `float_type` */
+    QNTI_FORM_ZERO,      /* (code - offset) * scale, offset an integer unless the method says otherwise */
+    QNTI_FORM_MIN,       /* scale * code + offset */
+    QNTI_FORM_CODEBOOK   /* scale * codebook[code] (+ offset) */
+};
+
+/* Rows x cols of weights that one fit sees: whole groups, all rows that are tied. */
+struct qnti_band {
+    const float *x;               /* [rows][stride] */
+    size_t rows, cols, stride;
+    const float *importance;      /* [cols], weight of each column, or NULL: all alike */
+    const float *row_power;       /* [rows], mean square of each whole row; with importance */
+};
+
+/* A kind of grid: one file in grid/. */
+struct qnti_grid_kind {
+    const char *name;
+    /*
+     * Finds scales and offsets of the groups that `band` covers, as they will be
+     * stored, and puts them into q at row `row`, from group `group` on. With
+     * `code` ([band->rows][code_stride]) also the codes that this kind's own
+     * quantizer gives, which need not be the nearest ones.
+     */
+    void (*fit)(const struct qnti_grid *grid, const struct qnti_band *band, struct qnti_numbers *q, size_t row,
+                size_t group, uint16_t *code, size_t code_stride);
+};
+
+struct qnti_grid {
+    const struct qnti_grid_kind *kind;
+    const struct qnti_kernels *kernels;
+    enum qnti_form form;
+    unsigned bits;                /* of a stored code */
+    unsigned levels;              /* codes run from 0 to levels - 1 */
+    struct qnti_map map;
+    size_t span;                  /* columns that one fit sees; 0: one group */
+    qnt_dtype float_type;         /* QNTI_FORM_FLOAT */
+    qnt_dtype scale_type;         /* in which scales and offsets are stored, if they are not coded */
+    bool integer_offset;          /* offsets are integers 0 .. levels - 1, stored in `bits` bits */
+    bool constant_offset;         /* one offset for all, known from the grid: not stored */
+    float offset;                 /* that one */
+    const struct qnti_grid *scale_grid, *offset_grid;  /* scales, offsets that are codes themselves */
+    unsigned codebook_size;       /* QNTI_FORM_CODEBOOK: levels of a codebook */
+    bool codebook_per_row;
+    /* What the affine kinds' fit is asked for (rtn.md). */
+    bool sym;                     /* levels symmetric about 0 */
+    bool absmax;                  /* sym: the largest magnitude is a level (G3), not half a step beyond (G2) */
+    bool include_zero;            /* not sym: 0 is a level (G1), else min-max (G4) */
+    bool search;                  /* try shrunk ranges */
+    float search_norm;            /* exponent of the error */
+    unsigned search_steps;        /* ranges tried */
+    double search_grid;           /* steps in the full range */
+};
+
+struct qnti_numbers {
+    size_t rows, cols;
+    struct qnti_grid grid;
+    uint8_t *code8;               /* [rows * cols], for at most 8 bits */
+    uint16_t *code16;             /* for more */
+    float *value;                 /* the numbers as stored: always with FORM_FLOAT; else where they were asked for */
+    struct qnti_numbers *scale, *offset, *codebook;
+    uint32_t *index;              /* the map's, owned */
+};
+
+/* --- map.c --- */
+size_t qnti_map_group_rows(const struct qnti_map *map, size_t rows);
+size_t qnti_map_groups(const struct qnti_map *map, size_t rows, size_t cols);
+/* Row of the scale matrix, and group within it, of number (r, c). */
+void qnti_map_find(const struct qnti_map *map, size_t cols, size_t r, size_t c, size_t *group_row, size_t *group);
+/* Columns from c on that stay in c's group (at least 1). */
+size_t qnti_map_run(const struct qnti_map *map, size_t cols, size_t r, size_t c);
+
+/* --- numbers.c --- */
+/* Allocates codes, scales and offsets of a grid for a matrix, all zero; the map's index is copied. */
+qnt_status qnti_numbers_create(qnt_context *ctx, const struct qnti_grid *grid, size_t rows, size_t cols,
+                               struct qnti_numbers **numbers);
+void qnti_numbers_free(qnt_context *ctx, struct qnti_numbers *numbers);
+/* Plain numbers of a type: values rounded to it. */
+qnt_status qnti_numbers_from_floats(qnt_context *ctx, qnt_dtype type, const float *x, size_t rows, size_t cols,
+                                    struct qnti_numbers **numbers);
+/* Values of n numbers of row r from column c on. */
+void qnti_numbers_values(const struct qnti_numbers *numbers, size_t r, size_t c, size_t n, float *values);
+void qnti_numbers_put_codes(struct qnti_numbers *numbers, size_t r, size_t c, size_t n, const uint16_t *code);
+void qnti_numbers_get_codes(const struct qnti_numbers *numbers, size_t r, size_t c, size_t n, uint16_t *code);
+uint16_t qnti_numbers_code(const struct qnti_numbers *numbers, size_t r, size_t c);
+/* Bits that all of it takes when stored: codes at their width, scales, offsets, codebooks, index. */
+double qnti_numbers_bits(const struct qnti_numbers *numbers);
+/* Scale and offset of number (r, c): 1 and 0 where the grid has none. */
+void qnti_numbers_affine(const struct qnti_numbers *numbers, size_t r, size_t c, float *scale, float *offset);
+
+/* --- grid.c --- */
+/* Codes and values of n independent numbers, number i with scale[i * stride], offset[i * stride] (stride 0 or 1). */
+void qnti_grid_round(const struct qnti_grid *grid, const float *codebook, size_t n, const float *x, const float *scale,
+                     const float *offset, size_t stride, uint16_t *code, float *value);
+void qnti_grid_value(const struct qnti_grid *grid, const float *codebook, size_t n, const uint16_t *code,
+                     const float *scale, const float *offset, size_t stride, float *value);
+/* Columns that one fit sees, for rows of `cols`. */
+size_t qnti_grid_span(const struct qnti_grid *grid, size_t cols);
+
+/* --- the kinds --- */
+extern const struct qnti_grid_kind qnti_affine_kind;   /* affine.c: G1 to G4 of rtn.md, range search */
+extern const struct qnti_grid_kind qnti_float_kind;    /* float.c: f32, f16, bf16 */
+struct qnti_grid qnti_float_grid(qnt_dtype type);
+/* The grid of an affine code of `bits` in groups of `group_size` columns (0: the row), scales in `scale_type`. */
+struct qnti_grid qnti_affine_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
+                                  qnt_dtype scale_type);
+/* ggml.c: the grid of a ggml block type ("q4_0" ...); false if there is none of that name. */
+bool qnti_ggml_grid(const struct qnti_kernels *kernels, const char *name, struct qnti_grid *grid);
+
+#endif

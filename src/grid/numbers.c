@@ -1,0 +1,176 @@
+/*
+ * numbers.c - a matrix of numbers held on a grid: memory, values, codes, bits.
+ *
+ * Scales and offsets always keep their values beside their codes: they are
+ * few and are read in every inner loop.
+ */
+#include "grid/grid.h"
+
+#include <string.h>
+#include "base/number.h"
+
+static qnt_status create_codes(qnt_context *ctx, struct qnti_numbers *q)
+{
+    size_t n;
+    if (!qnti_multiply(q->rows, q->cols, &n))
+        return qnti_fail(ctx, QNT_NO_MEMORY, "a matrix of %zu x %zu is too large", q->rows, q->cols);
+    if (q->grid.form == QNTI_FORM_FLOAT)
+        return QNTI_NEW(ctx, n, &q->value);
+    return q->grid.bits <= 8 ? QNTI_NEW(ctx, n, &q->code8) : QNTI_NEW(ctx, n, &q->code16);
+}
+
+/* Scales or offsets: plain numbers of the grid's type, or codes on a grid of their own with values beside them. */
+static qnt_status create_second(qnt_context *ctx, const struct qnti_numbers *q, const struct qnti_grid *coded,
+                                struct qnti_numbers **second)
+{
+    size_t rows = qnti_map_group_rows(&q->grid.map, q->rows);
+    size_t groups = qnti_map_groups(&q->grid.map, q->rows, q->cols);
+    struct qnti_grid plain = qnti_float_grid(q->grid.scale_type);
+    QNT_TRY(qnti_numbers_create(ctx, coded ? coded : &plain, rows, groups, second));
+    if ((*second)->value)
+        return QNT_OK;
+    return QNTI_NEW(ctx, rows * groups, &(*second)->value);
+}
+
+static qnt_status create_parts(qnt_context *ctx, struct qnti_numbers *q)
+{
+    const struct qnti_grid *grid = &q->grid;
+    struct qnti_grid table = qnti_float_grid(grid->scale_type);
+    QNT_TRY(create_codes(ctx, q));
+    if (grid->map.kind == QNTI_MAP_INDEX && grid->form != QNTI_FORM_FLOAT) {
+        QNT_TRY(QNTI_NEW(ctx, q->cols, &q->index));
+        memcpy(q->index, grid->map.index, q->cols * sizeof *q->index);
+        q->grid.map.index = q->index;
+    }
+    if (grid->form == QNTI_FORM_FLOAT)
+        return QNT_OK;
+    QNT_TRY(create_second(ctx, q, grid->scale_grid, &q->scale));
+    if (!grid->constant_offset)
+        QNT_TRY(create_second(ctx, q, grid->offset_grid, &q->offset));
+    if (grid->form == QNTI_FORM_CODEBOOK)
+        QNT_TRY(qnti_numbers_create(ctx, &table, grid->codebook_per_row ? q->rows : 1, grid->codebook_size,
+                                    &q->codebook));
+    return QNT_OK;
+}
+
+qnt_status qnti_numbers_create(qnt_context *ctx, const struct qnti_grid *grid, size_t rows, size_t cols,
+                               struct qnti_numbers **numbers)
+{
+    struct qnti_numbers *q;
+    qnt_status status;
+    *numbers = NULL;
+    QNT_TRY(QNTI_NEW(ctx, 1, &q));
+    q->rows = rows;
+    q->cols = cols;
+    q->grid = *grid;
+    status = create_parts(ctx, q);
+    if (status != QNT_OK) {
+        qnti_numbers_free(ctx, q);
+        return status;
+    }
+    *numbers = q;
+    return QNT_OK;
+}
+
+void qnti_numbers_free(qnt_context *ctx, struct qnti_numbers *q)
+{
+    if (!q)
+        return;
+    qnti_numbers_free(ctx, q->scale);
+    qnti_numbers_free(ctx, q->offset);
+    qnti_numbers_free(ctx, q->codebook);
+    qnti_free(ctx, q->code8);
+    qnti_free(ctx, q->code16);
+    qnti_free(ctx, q->value);
+    qnti_free(ctx, q->index);
+    qnti_free(ctx, q);
+}
+
+qnt_status qnti_numbers_from_floats(qnt_context *ctx, qnt_dtype type, const float *x, size_t rows, size_t cols,
+                                    struct qnti_numbers **numbers)
+{
+    struct qnti_grid grid = qnti_float_grid(type);
+    QNT_TRY(qnti_numbers_create(ctx, &grid, rows, cols, numbers));
+    for (size_t i = 0; i < rows * cols; i++)
+        (*numbers)->value[i] = qnti_round_to(type, x[i]);
+    return QNT_OK;
+}
+
+void qnti_numbers_put_codes(struct qnti_numbers *q, size_t r, size_t c, size_t n, const uint16_t *code)
+{
+    size_t at = r * q->cols + c;
+    if (q->code16) {
+        memcpy(q->code16 + at, code, n * sizeof *code);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        q->code8[at + i] = (uint8_t)code[i];
+}
+
+void qnti_numbers_get_codes(const struct qnti_numbers *q, size_t r, size_t c, size_t n, uint16_t *code)
+{
+    size_t at = r * q->cols + c;
+    if (q->code16) {
+        memcpy(code, q->code16 + at, n * sizeof *code);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        code[i] = q->code8[at + i];
+}
+
+uint16_t qnti_numbers_code(const struct qnti_numbers *q, size_t r, size_t c)
+{
+    uint16_t code;
+    qnti_numbers_get_codes(q, r, c, 1, &code);
+    return code;
+}
+
+void qnti_numbers_affine(const struct qnti_numbers *q, size_t r, size_t c, float *scale, float *offset)
+{
+    size_t group_row, group, at;
+    *scale = 1;
+    *offset = 0;
+    if (q->grid.form == QNTI_FORM_FLOAT)
+        return;
+    qnti_map_find(&q->grid.map, q->cols, r, c, &group_row, &group);
+    at = group_row * q->scale->cols + group;
+    *scale = q->scale->value[at];
+    *offset = q->grid.constant_offset ? q->grid.offset : q->offset->value[at];
+}
+
+void qnti_numbers_values(const struct qnti_numbers *q, size_t r, size_t c, size_t n, float *values)
+{
+    enum { CHUNK = 512 };
+    uint16_t code[CHUNK];
+    const float *codebook = NULL;
+    if (q->value) {
+        memcpy(values, q->value + r * q->cols + c, n * sizeof *values);
+        return;
+    }
+    if (q->codebook)
+        codebook = q->codebook->value + (q->grid.codebook_per_row ? r * q->codebook->cols : 0);
+    for (size_t done = 0, run; done < n; done += run) {
+        float scale, offset;
+        run = qnti_min(qnti_min(qnti_map_run(&q->grid.map, q->cols, r, c + done), n - done), CHUNK);
+        qnti_numbers_get_codes(q, r, c + done, run, code);
+        qnti_numbers_affine(q, r, c + done, &scale, &offset);
+        qnti_grid_value(&q->grid, codebook, run, code, &scale, &offset, 0, values + done);
+    }
+}
+
+double qnti_numbers_bits(const struct qnti_numbers *q)
+{
+    double bits;
+    if (!q)
+        return 0;
+    if (q->grid.form == QNTI_FORM_FLOAT)
+        return 8.0 * (double)qnti_dtype_bytes(q->grid.float_type) * (double)q->rows * (double)q->cols;
+    bits = (double)q->grid.bits * (double)q->rows * (double)q->cols;
+    if (q->index)
+        bits += 32.0 * (double)q->cols;
+    if (q->offset && q->grid.integer_offset)
+        bits += (double)q->grid.bits * (double)q->offset->rows * (double)q->offset->cols;
+    else
+        bits += qnti_numbers_bits(q->offset);
+    return bits + qnti_numbers_bits(q->scale) + qnti_numbers_bits(q->codebook);
+}

@@ -1,0 +1,196 @@
+/*
+ * job.c - the adapters between methods and the rooms they pick from.
+ */
+#include "method/method.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/kernels.h"
+#include "linalg/factor.h"
+#include "solve/solve.h"
+
+qnt_status qnti_job_grid(struct qnti_job *job, const struct qnti_affine_params *p, struct qnti_grid *grid)
+{
+    if (qnti_layout_grid(job->layout, job->kernels, grid))
+        return QNT_OK;
+    *grid = qnti_affine_grid(job->kernels, (unsigned)p->bits, p->per_tensor ? 0 : (size_t)p->group_size,
+                             job->layout ? job->layout->scale_type : QNT_F32);
+    if (p->per_tensor)
+        grid->map.rows = 0;
+    grid->sym = p->sym;
+    grid->absmax = p->sym_grid == 1;
+    grid->include_zero = p->include_zero;
+    grid->constant_offset = p->sym;
+    grid->offset = p->sym ? (float)(1u << (p->bits - 1)) : 0;
+    grid->integer_offset = !p->sym;
+    grid->search = p->mse;
+    grid->search_norm = (float)p->mse_norm;
+    grid->search_grid = p->mse_grid;
+    grid->search_steps = (unsigned)(p->mse_max_shrink * p->mse_grid);
+    return QNT_OK;
+}
+
+/* Importance counts only on grids whose own search uses it. */
+static bool importance_counts(const struct qnti_job *job)
+{
+    return job->importance && job->layout && job->layout->ggml;
+}
+
+qnt_status qnti_round_to_nearest(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q)
+{
+    bool weighted = importance_counts(job);
+    QNT_TRY(qnti_qlinear_one_segment(q));
+    if (!q->segments[0].weight)
+        QNT_TRY(qnti_segment_fill(q, &q->segments[0], grid));
+    return qnti_nearest(job->ctx, job->weight, weighted ? job->importance : NULL, weighted ? job->row_power : NULL,
+                        q->segments[0].weight);
+}
+
+qnt_status qnti_fall_back(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q, const char *why)
+{
+    QNT_TRY(qnti_qlinear_warn(q, "rounded to nearest: %s", why));
+    return qnti_round_to_nearest(job, grid, q);
+}
+
+qnt_status qnti_job_hessian(struct qnti_job *job)
+{
+    const struct qnt_calib *calib = job->calib;
+    size_t n;
+    if (job->hessian)
+        return QNT_OK;
+    if (!calib || !calib->hessian)
+        return qnti_fail(job->ctx, QNT_INVALID, "the method needs calibration inputs");
+    if (!calib->tokens)
+        return qnti_fail(job->ctx, QNT_NOT_FOUND, "no calibration token reached the layer");
+    n = calib->in;
+    QNT_TRY(QNTI_NEW(job->ctx, n, &job->dead));
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->hessian));
+    qnti_gram_read(calib->hessian, 2.0 / (double)calib->tokens, job->hessian);
+    for (size_t j = 0; j < n; j++)
+        if (job->hessian[j * n + j] == 0) {
+            job->hessian[j * n + j] = 1;
+            job->dead[j] = 1;
+            job->dead_count++;
+        }
+    if (job->dead_count == n)
+        return qnti_fail(job->ctx, QNT_NOT_FOUND, "every input of the layer is 0 in all %zu tokens", calib->tokens);
+    return QNT_OK;
+}
+
+/* Stable descending sort of columns by a key: by index where keys are equal. */
+struct keyed {
+    float key;
+    uint32_t index;
+};
+
+static int descending(const void *x, const void *y)
+{
+    const struct keyed *a = x, *b = y;
+    if (a->key != b->key)
+        return a->key < b->key ? 1 : -1;
+    return a->index < b->index ? -1 : a->index > b->index;
+}
+
+/* Groups by their largest diagonal entry, columns inside them by theirs; a shorter last group stays last, unsorted. */
+static qnt_status group_aware_order(struct qnti_job *job, size_t n, size_t size, struct keyed *columns)
+{
+    size_t full = n / size;
+    struct keyed *groups = NULL, *sorted = NULL;
+    qnt_status status;
+    QNT_CHECK(QNTI_NEW(job->ctx, full, &groups));
+    QNT_CHECK(QNTI_NEW(job->ctx, n, &sorted));
+    for (size_t g = 0; g < full; g++) {
+        qsort(columns + g * size, size, sizeof *columns, descending);
+        groups[g] = (struct keyed){columns[g * size].key, (uint32_t)g};
+    }
+    if (full)
+        qsort(groups, full, sizeof *groups, descending);
+    for (size_t g = 0; g < full; g++)
+        memcpy(sorted + g * size, columns + groups[g].index * size, size * sizeof *sorted);
+    memcpy(columns, sorted, full * size * sizeof *sorted);
+cleanup:
+    qnti_free(job->ctx, groups);
+    qnti_free(job->ctx, sorted);
+    return status;
+}
+
+static qnt_status make_order(struct qnti_job *job, enum qnti_order kind, size_t group_size)
+{
+    size_t n = job->calib->in;
+    struct keyed *columns;
+    qnt_status status;
+    qnti_free(job->ctx, job->order);
+    job->order = NULL;
+    if (kind == QNTI_ORDER_NATURAL)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW(job->ctx, n, &columns));
+    QNT_CHECK(QNTI_NEW_RAW(job->ctx, n, &job->order));
+    for (size_t j = 0; j < n; j++)
+        columns[j] = (struct keyed){job->hessian[j * n + j], (uint32_t)j};
+    if (kind == QNTI_ORDER_ACT)
+        qsort(columns, n, sizeof *columns, descending);
+    else
+        QNT_CHECK(group_aware_order(job, n, group_size, columns));
+    for (size_t j = 0; j < n; j++)
+        job->order[j] = columns[j].index;
+cleanup:
+    qnti_free(job->ctx, columns);
+    return status;
+}
+
+static void permute_square(const float *m, const uint32_t *order, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            out[i * n + j] = m[order[i] * n + order[j]];
+}
+
+qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t group_size, double damp)
+{
+    size_t n;
+    float *ordered = NULL;
+    qnt_status status;
+    QNT_TRY(qnti_job_hessian(job));
+    if (job->factor && job->factor_order == (int)order && job->factor_group == group_size && job->factor_damp == damp)
+        return QNT_OK;
+    n = job->calib->in;
+    QNT_TRY(make_order(job, order, group_size));
+    if (!job->factor)
+        QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->factor));
+    if (job->order) {
+        QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &ordered));
+        permute_square(job->hessian, job->order, n, ordered);
+    }
+    job->damping = damp;
+    status = qnti_inverse_factor(job->ctx, ordered ? ordered : job->hessian, n, &job->damping, job->factor);
+    qnti_free(job->ctx, ordered);
+    if (status != QNT_OK) {
+        qnti_free(job->ctx, job->factor);
+        job->factor = NULL;
+        return status;
+    }
+    job->factor_order = (int)order;
+    job->factor_group = group_size;
+    job->factor_damp = damp;
+    return QNT_OK;
+}
+
+qnt_status qnti_job_cross(struct qnti_job *job, float **cross)
+{
+    size_t n = job->calib->in;
+    if (!job->calib->cross)
+        return qnti_fail(job->ctx, QNT_INVALID, "the method needs paired inputs (input_fp)");
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, cross));
+    qnti_gram_read(job->calib->cross, 2.0 / (double)job->calib->tokens, *cross);
+    return QNT_OK;
+}
+
+void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer)
+{
+    size_t in = layer->weight.cols;
+    for (size_t r = 0; job->dead_count && r < layer->weight.rows; r++)
+        for (size_t j = 0; j < in; j++)
+            if (job->dead[j])
+                job->weight[r * in + j] = 0;
+}

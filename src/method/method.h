@@ -1,0 +1,115 @@
+/*
+ * method.h - what a method is, and the adapters that methods call.
+ *
+ * A method is one constant structure in methods/. Its functions get a job:
+ * the context, the method's parameters, the site's statistics, the target. The
+ * adapters below hand plain views of these to solve/, grid/ and transform/.
+ */
+#ifndef QNTI_METHOD_H
+#define QNTI_METHOD_H
+
+#include "calib/calib.h"
+#include "method/param.h"
+#include "pack/layout.h"
+#include "qlinear/qlinear.h"
+#include <quant/quantize.h>
+
+struct qnti_job;
+typedef qnt_status (*qnti_layer_stage)(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q);
+typedef qnt_status (*qnti_site_stage)(struct qnti_job *job, const qnt_layer *layers, size_t count, qnt_qlinear **q);
+
+enum qnti_scope { QNTI_SCOPE_LAYER, QNTI_SCOPE_SITE, QNTI_SCOPE_BLOCK, QNTI_SCOPE_MODEL };
+
+/* Stage kinds, in the order in which they run. */
+enum qnti_stage { QNTI_STAGE_TRANSFORM, QNTI_STAGE_ACTIVATIONS, QNTI_STAGE_WEIGHTS, QNTI_STAGE_CORRECT, QNTI_STAGES };
+
+struct qnti_method {
+    const char *name, *title, *reference;
+    enum qnti_scope scope;
+    struct qnti_param_table table;
+    /* Bits of enum qnti_need that these parameters ask for; `fixed_grid`: the format prescribes one that uses importance. */
+    unsigned (*needs)(const void *params);
+    /* Parameters that exclude each other; may be NULL. */
+    qnt_status (*check)(qnt_context *ctx, const void *params);
+    qnti_site_stage transform;
+    qnti_layer_stage activations, weights, correct;
+    /* A correct stage that these parameters switch off is not offered; NULL: always on. */
+    bool (*corrects)(const void *params);
+};
+
+/* The registry, in listing order, NULL behind the last. */
+extern const struct qnti_method *const qnti_methods[];
+const struct qnti_method *qnti_method_named(const char *name);
+
+/* Parameters of every method that fills affine grids; first member of its structure of parameters. */
+struct qnti_affine_params {
+    int bits, group_size;
+    bool per_tensor, sym;
+    int sym_grid;
+    bool include_zero, mse;
+    double mse_norm;
+    int mse_grid;
+    double mse_max_shrink;
+};
+#define QNTI_AFFINE_ROWS(type, member)                                                                                 \
+    {"bits", QNTI_PARAM_INT, offsetof(type, member.bits), 4, 1, 16, NULL, "bits of a code"},                           \
+        {"group_size", QNTI_PARAM_INT, offsetof(type, member.group_size), 128, 0, 1 << 24, NULL,                       \
+         "columns that share a scale; 0: the whole row"},                                                              \
+        {"per_tensor", QNTI_PARAM_BOOL, offsetof(type, member.per_tensor), 0, 0, 1, NULL,                              \
+         "one scale for the tensor; overrides group_size"},                                                            \
+        {"sym", QNTI_PARAM_BOOL, offsetof(type, member.sym), 0, 0, 1, NULL, "levels symmetric about 0"},               \
+        {"sym_grid", QNTI_PARAM_ENUM, offsetof(type, member.sym_grid), 0, 0, 1, "full|absmax",                         \
+         "symmetric grid: all levels, or the largest magnitude on a level"},                                           \
+        {"include_zero", QNTI_PARAM_BOOL, offsetof(type, member.include_zero), 1, 0, 1, NULL,                          \
+         "asymmetric grid: 0 is a level; false: min-max"},                                                             \
+        {"mse", QNTI_PARAM_BOOL, offsetof(type, member.mse), 0, 0, 1, NULL, "search the range with the least error"},  \
+        {"mse_norm", QNTI_PARAM_FLOAT, offsetof(type, member.mse_norm), 2.4, 1e-3, 64, NULL,                           \
+         "exponent of the error in the search"},                                                                       \
+        {"mse_grid", QNTI_PARAM_INT, offsetof(type, member.mse_grid), 100, 1, 1 << 20, NULL,                           \
+         "steps in the full range"},                                                                                   \
+    {                                                                                                                  \
+        "mse_max_shrink", QNTI_PARAM_FLOAT, offsetof(type, member.mse_max_shrink), 0.8, 0, 1, NULL,                    \
+            "how far the range shrinks at most"                                                                        \
+    }
+
+/* What one call of qnt_quantize_site works with. */
+struct qnti_job {
+    qnt_context *ctx;
+    const struct qnti_kernels *kernels;
+    const void *params;                  /* of the method whose stage runs */
+    const struct qnti_layout *layout;    /* target; NULL: none */
+    const struct qnt_calib *calib;
+    float *weight;                       /* (out, in) f32 of the layer in hand, in the coordinates that are quantized */
+    float *importance;                   /* [in] mean of x^2, or NULL */
+    float *row_power;                    /* [out] mean square of each weight row */
+    float *hessian;                      /* (in, in), dead columns 1 on the diagonal; NULL until asked for */
+    uint8_t *dead;                       /* [in], with the Hessian */
+    size_t dead_count;
+    uint32_t *order;                     /* [in] position -> column, or NULL: natural */
+    float *factor;                       /* (in, in) U of the ordered Hessian; NULL until asked for */
+    double factor_damp, damping;         /* what was asked for; what was added */
+    int factor_order;                    /* enum qnti_order of the factor */
+    size_t factor_group;
+};
+
+/* Orders of columns for solvers (gptq.md, step 5). */
+enum qnti_order { QNTI_ORDER_NATURAL, QNTI_ORDER_ACT, QNTI_ORDER_GROUP_AWARE };
+
+/* --- adapters (job.c) --- */
+
+/* The grid of the weights stage: the format's, or affine by the parameters in the format's scale type. */
+qnt_status qnti_job_grid(struct qnti_job *job, const struct qnti_affine_params *p, struct qnti_grid *grid);
+/* Fills the layer's open segment by rounding to nearest. */
+qnt_status qnti_round_to_nearest(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q);
+/* The same where a method cannot go on, with a warning that says why. */
+qnt_status qnti_fall_back(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q, const char *why);
+/* Hessian (2 / tokens) sum x x^T with dead columns set to 1; QNT_NOT_FOUND: no tokens, or every column is dead. */
+qnt_status qnti_job_hessian(struct qnti_job *job);
+/* Order of columns and factor of the damped inverse Hessian in that order, kept for the other layers of the site. */
+qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t group_size, double damp);
+/* (in, in) of sum (x_fp - x) x^T * 2 / tokens in natural order; to be freed. */
+qnt_status qnti_job_cross(struct qnti_job *job, float **cross);
+/* Sets the weight's dead columns to 0. */
+void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer);
+
+#endif

@@ -1,0 +1,230 @@
+/*
+ * quantize.c - the layers of a site through the stages of a recipe.
+ */
+#include <math.h>
+#include <string.h>
+#include <time.h>
+#include "base/tensor.h"
+#include "linalg/blas.h"
+#include "method/recipe.h"
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void job_free_site(struct qnti_job *job)
+{
+    qnti_free(job->ctx, job->importance);
+    qnti_free(job->ctx, job->hessian);
+    qnti_free(job->ctx, job->dead);
+    qnti_free(job->ctx, job->order);
+    qnti_free(job->ctx, job->factor);
+}
+
+static void job_free_layer(struct qnti_job *job)
+{
+    qnti_free(job->ctx, job->weight);
+    qnti_free(job->ctx, job->row_power);
+    job->weight = job->row_power = NULL;
+}
+
+static qnt_status check_layer(qnt_context *ctx, const struct qnti_job *job, const qnt_layer *layer)
+{
+    const char *name = layer->name ? layer->name : "layer";
+    if (layer->size && layer->size != sizeof *layer)
+        return qnti_fail(ctx, QNT_INVALID, "qnt_layer of %zu bytes, this version's has %zu", layer->size,
+                         sizeof *layer);
+    if (layer->weight.rows == 0 || layer->weight.cols == 0)
+        return qnti_fail(ctx, QNT_INVALID, "layer %s: a weight of %zu x %zu", name, layer->weight.rows,
+                         layer->weight.cols);
+    if (layer->calib && layer->calib->in != layer->weight.cols)
+        return qnti_fail(ctx, QNT_INVALID, "layer %s: %zu inputs, but the calibration has %zu channels", name,
+                         layer->weight.cols, layer->calib->in);
+    if (job->layout)
+        QNT_TRY(qnti_layout_width(ctx, job->layout, name, layer->weight.cols));
+    return qnti_matrix_check_finite(ctx, layer->weight, name);
+}
+
+static qnt_status load_layer(struct qnti_job *job, const qnt_layer *layer)
+{
+    size_t out = layer->weight.rows, in = layer->weight.cols;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, out * in, &job->weight));
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, out, &job->row_power));
+    QNT_TRY(qnti_matrix_rows(job->ctx, layer->weight, 0, out, job->weight));
+    for (size_t r = 0; r < out; r++) { /* f32 in index order: the reference quantizers' sum */
+        float sum = 0;
+        for (size_t c = 0; c < in; c++)
+            sum += job->weight[r * in + c] * job->weight[r * in + c];
+        job->row_power[r] = sum / (float)in;
+    }
+    return QNT_OK;
+}
+
+static qnt_status load_importance(struct qnti_job *job)
+{
+    float *importance;
+    if (!job->calib || !(job->calib->importance || job->calib->tokens))
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW(job->ctx, job->calib->in, &importance));
+    qnti_calib_importance(job->calib, importance);
+    job->importance = importance;
+    return QNT_OK;
+}
+
+/* Runs a stage of one step for one layer. */
+static qnt_status run_stage(struct qnti_job *job, const struct qnti_recipe_step *step, qnti_layer_stage stage,
+                            const qnt_layer *layer, qnt_qlinear *q)
+{
+    job->params = step->params;
+    return stage(job, layer, q);
+}
+
+static qnt_status run_stages(struct qnti_job *job, const qnt_recipe *recipe, const qnt_layer *layer, qnt_qlinear *q)
+{
+    int activations = recipe->provider[QNTI_STAGE_ACTIVATIONS];
+    const struct qnti_recipe_step *weights = qnti_recipe_weights(recipe);
+    if (activations >= 0)
+        QNT_TRY(run_stage(job, &recipe->steps[activations], recipe->steps[activations].method->activations, layer, q));
+    QNT_TRY(run_stage(job, weights, weights->method->weights, layer, q));
+    for (size_t s = 0; s < recipe->count; s++)
+        if (qnti_recipe_corrects(&recipe->steps[s]))
+            QNT_TRY(run_stage(job, &recipe->steps[s], recipe->steps[s].method->correct, layer, q));
+    return QNT_OK;
+}
+
+/* sum of (D H) o D and (W H) o W over fixed rows: the relative square error of the output on the calibration inputs. */
+struct error_task {
+    const struct qnti_job *job;
+    const qnt_layer *layer;
+    const qnt_qlinear *q;
+    double *sums;               /* [tasks][4]: |D|^2, |W|^2, D H D^T, W H W^T */
+};
+
+enum { ERROR_ROWS = 64 };
+
+static double quadratic(const float *x, const float *xh, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)xh[i];
+    return sum;
+}
+
+static qnt_status error_rows(void *arg, size_t index)
+{
+    const struct error_task *t = arg;
+    qnt_context *ctx = t->job->ctx;
+    size_t in = t->q->in, first = index * ERROR_ROWS, rows = qnti_min(ERROR_ROWS, t->q->out - first);
+    double *sums = t->sums + 4 * index;
+    float *w = NULL, *d = NULL, *product = NULL;
+    struct qnti_gemm g = {.m = rows, .n = in, .k = in, .lda = in, .b = t->job->hessian, .ldb = in, .ldc = in, .alpha = 1};
+    qnt_status status;
+    QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &w));
+    QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &d));
+    QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &product));
+    QNT_CHECK(qnti_matrix_rows(ctx, t->layer->weight, first, rows, w));
+    QNT_CHECK(qnti_qlinear_rows(t->q, first, rows, d));
+    for (size_t i = 0; i < rows * in; i++)
+        d[i] = w[i] - d[i];
+    sums[0] = qnti_sum_squares(d, rows * in);
+    sums[1] = qnti_sum_squares(w, rows * in);
+    for (size_t pass = 0; t->job->hessian && pass < 2; pass++) {
+        g.a = pass ? w : d;
+        g.c = product;
+        qnti_gemm_one(&g);
+        sums[2 + pass] = quadratic(g.a, product, rows * in);
+    }
+cleanup:
+    qnti_free(ctx, w);
+    qnti_free(ctx, d);
+    qnti_free(ctx, product);
+    return status;
+}
+
+static qnt_status measure_errors(const struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
+{
+    size_t tasks = qnti_ceil_div(q->out, ERROR_ROWS);
+    struct error_task t = {job, layer, q, NULL};
+    double total[4] = {0};
+    qnt_status status;
+    QNT_TRY(QNTI_NEW(job->ctx, 4 * tasks, &t.sums));
+    status = qnti_parallel(job->ctx, tasks, error_rows, &t);
+    for (size_t i = 0; i < 4 * tasks; i++)
+        total[i % 4] += t.sums[i];
+    qnti_free(job->ctx, t.sums);
+    q->report.weight_error = total[1] > 0 ? total[0] / total[1] : 0;
+    if (job->hessian)
+        q->report.output_error = total[3] > 0 ? total[2] / total[3] : 0;
+    return status;
+}
+
+static qnt_status fill_report(const struct qnti_job *job, const qnt_layer *layer, double seconds, qnt_qlinear *q)
+{
+    QNT_TRY(measure_errors(job, layer, q));
+    q->report.bits_per_weight = qnti_qlinear_bits(q);
+    q->report.damping = job->factor ? job->damping : 0;
+    q->report.dead_columns = job->dead_count;
+    q->report.seconds = seconds;
+    if (job->calib) {
+        q->report.tokens = job->calib->tokens;
+        q->report.skipped_tokens = job->calib->skipped;
+        if (job->calib->skipped)
+            QNT_TRY(qnti_qlinear_warn(q, "%zu of %zu calibration tokens were not finite and left out",
+                                      job->calib->skipped, job->calib->skipped + job->calib->tokens));
+    }
+    return QNT_OK;
+}
+
+static qnt_status quantize_layer(struct qnti_job *job, const qnt_recipe *recipe, const qnt_layer *layer,
+                                 qnt_qlinear **q)
+{
+    double begin = now();
+    QNT_TRY(check_layer(job->ctx, job, layer));
+    QNT_TRY(load_layer(job, layer));
+    QNT_TRY(qnti_qlinear_create(job->ctx, layer->name, layer->weight.rows, layer->weight.cols, layer->bias, q));
+    QNT_TRY(run_stages(job, recipe, layer, *q));
+    return fill_report(job, layer, now() - begin, *q);
+}
+
+qnt_status qnt_quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const qnt_layer *layers, size_t count,
+                             qnt_qlinear **q)
+{
+    struct qnti_job job = {.ctx = ctx, .kernels = qnti_context_kernels(ctx)};
+    qnt_recipe *adapted = NULL;
+    qnt_status status = QNT_OK;
+    for (size_t i = 0; i < count; i++)
+        q[i] = NULL;
+    if (count == 0)
+        return QNT_OK;
+    job.calib = layers[0].calib;
+    if (layers[0].format) {
+        job.layout = qnti_layout_find(ctx, layers[0].format);
+        if (!job.layout)
+            return QNT_NOT_FOUND;
+    }
+    if (qnt_recipe_needs_calibration(recipe) && !job.calib)
+        return qnti_fail(ctx, QNT_INVALID, "recipe %s needs calibration inputs", qnt_recipe_text(recipe));
+    QNT_CHECK(qnti_recipe_adapt(recipe, job.layout, &adapted));
+    QNT_CHECK(load_importance(&job));
+    for (size_t i = 0; i < count; i++) {
+        QNT_CHECK(quantize_layer(&job, adapted, &layers[i], &q[i]));
+        job_free_layer(&job);
+    }
+cleanup:
+    job_free_layer(&job);
+    job_free_site(&job);
+    qnt_recipe_destroy(adapted);
+    for (size_t i = 0; status != QNT_OK && i < count; i++) {
+        qnt_qlinear_destroy(q[i]);
+        q[i] = NULL;
+    }
+    return status;
+}
+
+qnt_status qnt_quantize(qnt_context *ctx, const qnt_recipe *recipe, const qnt_layer *layer, qnt_qlinear **q)
+{
+    return qnt_quantize_site(ctx, recipe, layer, 1, q);
+}

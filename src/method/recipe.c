@@ -1,0 +1,305 @@
+/*
+ * recipe.c - "awq,gptq:bits=4" to methods, parameters and stages.
+ */
+#include "method/recipe.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <quant/calib.h>
+
+static qnt_status resolve(qnt_recipe *recipe);
+
+static qnt_status unknown_method(qnt_context *ctx, const char *name)
+{
+    const struct qnti_method *nearest = qnti_methods[0];
+    for (size_t i = 1; qnti_methods[i]; i++)
+        if (qnti_edit_distance(name, qnti_methods[i]->name) < qnti_edit_distance(name, nearest->name))
+            nearest = qnti_methods[i];
+    return qnti_fail(ctx, QNT_NOT_FOUND, "unknown method \"%s\"; did you mean \"%s\"? (quant methods lists them)", name,
+                     nearest->name);
+}
+
+static qnt_status add_step(qnt_recipe *recipe, const char *name)
+{
+    struct qnti_recipe_step *step = &recipe->steps[recipe->count];
+    if (recipe->count == QNTI_MOST_METHODS)
+        return qnti_fail(recipe->ctx, QNT_INVALID, "a recipe of more than %d methods", QNTI_MOST_METHODS);
+    step->method = qnti_method_named(name);
+    if (!step->method)
+        return unknown_method(recipe->ctx, name);
+    QNT_TRY(qnti_alloc(recipe->ctx, 1, qnti_max(step->method->table.bytes, 1), &step->params));
+    recipe->count++;
+    qnti_param_defaults(&step->method->table, step->params);
+    return QNT_OK;
+}
+
+static qnt_status set_in_step(qnt_recipe *recipe, struct qnti_recipe_step *step, const char *key, const char *value)
+{
+    const struct qnti_param *row = qnti_param_find(&step->method->table, key);
+    QNT_TRY(qnti_param_set(recipe->ctx, step->method->name, row, value, step->params));
+    step->given |= UINT64_C(1) << (size_t)(row - step->method->table.rows);
+    return QNT_OK;
+}
+
+static qnt_status unknown_parameter(qnt_recipe *recipe, const char *key)
+{
+    const char *nearest = "";
+    size_t least = SIZE_MAX;
+    for (size_t s = 0; s < recipe->count; s++)
+        for (size_t i = 0; i < recipe->steps[s].method->table.count; i++) {
+            const char *name = recipe->steps[s].method->table.rows[i].name;
+            size_t distance = qnti_edit_distance(key, name);
+            if (distance < least) {
+                least = distance;
+                nearest = name;
+            }
+        }
+    return qnti_fail(recipe->ctx, QNT_INVALID, "no method of the recipe \"%s\" has a parameter \"%s\"; did you mean \"%s\"?",
+                     recipe->text.data, key, nearest);
+}
+
+/* "method.key" or "key"; steps from `first` on. */
+static qnt_status set_key(qnt_recipe *recipe, size_t first, const char *key, const char *value)
+{
+    const char *dot = strchr(key, '.');
+    bool found = false;
+    for (size_t s = first; s < recipe->count; s++) {
+        const char *name = recipe->steps[s].method->name;
+        const char *own = key;
+        if (dot && strlen(name) == (size_t)(dot - key) && strncmp(name, key, (size_t)(dot - key)) == 0)
+            own = dot + 1;
+        else if (dot)
+            continue;
+        if (!qnti_param_find(&recipe->steps[s].method->table, own))
+            continue;
+        QNT_TRY(set_in_step(recipe, &recipe->steps[s], own, value));
+        found = true;
+    }
+    return found ? QNT_OK : unknown_parameter(recipe, key);
+}
+
+/* One "key=value" of a method written with parameters. */
+static qnt_status set_written(qnt_recipe *recipe, char *setting)
+{
+    char *equals = strchr(setting, '=');
+    if (!equals)
+        return qnti_fail(recipe->ctx, QNT_INVALID, "\"%s\" is neither a method nor key=value", setting);
+    *equals = 0;
+    return set_key(recipe, recipe->count - 1, setting, equals + 1);
+}
+
+/* Commas part methods and, behind a colon, settings: a part with '=' before any ':' is a setting. */
+static qnt_status parse_parts(qnt_recipe *recipe, char *text)
+{
+    for (char *part = text, *next; part; part = next) {
+        char *comma = strchr(part, ','), *colon, *equals;
+        next = comma ? comma + 1 : NULL;
+        if (comma)
+            *comma = 0;
+        colon = strchr(part, ':');
+        equals = strchr(part, '=');
+        if (equals && (!colon || equals < colon)) {
+            if (recipe->count == 0)
+                return qnti_fail(recipe->ctx, QNT_INVALID, "recipe begins with \"%s\", not with a method", part);
+            QNT_TRY(set_written(recipe, part));
+            continue;
+        }
+        if (colon)
+            *colon = 0;
+        QNT_TRY(add_step(recipe, part));
+        if (colon && colon[1])
+            QNT_TRY(set_written(recipe, colon + 1));
+    }
+    return QNT_OK;
+}
+
+/* The text again, with what was set. */
+static qnt_status write_text(qnt_recipe *recipe)
+{
+    qnti_buffer_free(recipe->ctx, &recipe->text);
+    for (size_t s = 0; s < recipe->count; s++) {
+        const struct qnti_recipe_step *step = &recipe->steps[s];
+        char separator = ':';
+        QNT_TRY(qnti_buffer_print(recipe->ctx, &recipe->text, "%s%s", s ? "," : "", step->method->name));
+        for (size_t i = 0; i < step->method->table.count; i++) {
+            qnt_parameter_info info;
+            if (!(step->given >> i & 1))
+                continue;
+            qnti_param_print(&step->method->table.rows[i], step->params, info.default_value,
+                             sizeof info.default_value);
+            QNT_TRY(qnti_buffer_print(recipe->ctx, &recipe->text, "%c%s=%s", separator,
+                                      step->method->table.rows[i].name, info.default_value));
+            separator = ',';
+        }
+    }
+    return QNT_OK;
+}
+
+qnt_status qnt_recipe_parse(qnt_context *ctx, const char *text, qnt_recipe **recipe)
+{
+    qnt_recipe *r;
+    char *copy = NULL;
+    qnt_status status;
+    *recipe = NULL;
+    QNT_TRY(QNTI_NEW(ctx, 1, &r));
+    r->ctx = ctx;
+    QNT_CHECK(qnti_copy_string(ctx, text, &copy));
+    QNT_CHECK(qnti_buffer_print(ctx, &r->text, "%s", text));
+    QNT_CHECK(parse_parts(r, copy));
+    QNT_CHECK(resolve(r));
+    *recipe = r;
+    r = NULL;
+cleanup:
+    qnti_free(ctx, copy);
+    qnt_recipe_destroy(r);
+    return status;
+}
+
+qnt_status qnt_recipe_copy(const qnt_recipe *recipe, qnt_recipe **copy)
+{
+    return qnt_recipe_parse(recipe->ctx, recipe->text.data, copy);
+}
+
+void qnt_recipe_destroy(qnt_recipe *recipe)
+{
+    if (!recipe)
+        return;
+    for (size_t s = 0; s < recipe->count; s++)
+        qnti_free(recipe->ctx, recipe->steps[s].params);
+    qnti_buffer_free(recipe->ctx, &recipe->text);
+    qnti_free(recipe->ctx, recipe);
+}
+
+qnt_status qnt_recipe_set(qnt_recipe *recipe, const char *key, const char *value)
+{
+    QNT_TRY(set_key(recipe, 0, key, value));
+    return resolve(recipe);
+}
+
+static bool offers(const struct qnti_method *m, enum qnti_stage stage)
+{
+    switch (stage) {
+    case QNTI_STAGE_TRANSFORM:
+        return m->transform != NULL;
+    case QNTI_STAGE_ACTIVATIONS:
+        return m->activations != NULL;
+    case QNTI_STAGE_WEIGHTS:
+        return m->weights != NULL;
+    case QNTI_STAGE_CORRECT:
+    case QNTI_STAGES:
+        break;
+    }
+    return false;
+}
+
+/* The last method that offers a stage provides it; a method left with nothing is an error. */
+static qnt_status resolve(qnt_recipe *recipe)
+{
+    QNT_TRY(write_text(recipe));
+    for (int stage = 0; stage < QNTI_STAGE_CORRECT; stage++) {
+        recipe->provider[stage] = -1;
+        for (size_t s = 0; s < recipe->count; s++)
+            if (offers(recipe->steps[s].method, (enum qnti_stage)stage))
+                recipe->provider[stage] = (int)s;
+    }
+    for (size_t s = 0; s < recipe->count; s++) {
+        const struct qnti_recipe_step *step = &recipe->steps[s];
+        bool used = qnti_recipe_corrects(step);
+        for (int stage = 0; stage < QNTI_STAGE_CORRECT; stage++)
+            used |= recipe->provider[stage] == (int)s;
+        if (!used)
+            return qnti_fail(recipe->ctx, QNT_INVALID, "recipe \"%s\": a later method provides all that %s offers",
+                             recipe->text.data, step->method->name);
+        if (step->method->check)
+            QNT_TRY(step->method->check(recipe->ctx, step->params));
+    }
+    if (recipe->provider[QNTI_STAGE_WEIGHTS] < 0)
+        return qnti_fail(recipe->ctx, QNT_INVALID, "recipe \"%s\": no method quantizes the weights",
+                         recipe->text.data);
+    return QNT_OK;
+}
+
+bool qnti_recipe_given(const struct qnti_recipe_step *step, const char *name)
+{
+    const struct qnti_param *row = qnti_param_find(&step->method->table, name);
+    return row && (step->given >> (size_t)(row - step->method->table.rows) & 1);
+}
+
+/* "key=value,key=value" for every step that has the key and whose user did not set it. */
+static qnt_status prefer(qnt_recipe *recipe, const char *settings)
+{
+    while (settings && *settings) {
+        char key[32], value[32];
+        int used = 0;
+        if (sscanf(settings, "%31[^=]=%31[^,]%n", key, value, &used) != 2)
+            return qnti_fail(recipe->ctx, QNT_INVALID, "\"%s\" is not key=value", settings);
+        for (size_t s = 0; s < recipe->count; s++)
+            if (qnti_param_find(&recipe->steps[s].method->table, key) && !qnti_recipe_given(&recipe->steps[s], key))
+                QNT_TRY(set_in_step(recipe, &recipe->steps[s], key, value));
+        settings += used + (settings[used] == ',');
+    }
+    return resolve(recipe);
+}
+
+qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, qnt_recipe **adapted)
+{
+    static const char *const prescribed[] = {"bits", "group_size", "sym",     "sym_grid",
+                                             "per_tensor", "include_zero", "mse"};
+    const struct qnti_recipe_step *weights = qnti_recipe_weights(recipe);
+    qnt_status status;
+    *adapted = NULL;
+    for (size_t i = 0; layout && layout->ggml && i < sizeof prescribed / sizeof *prescribed; i++)
+        if (qnti_recipe_given(weights, prescribed[i]))
+            return qnti_fail(recipe->ctx, QNT_INVALID,
+                             "%s of method %s is given, but format %s prescribes its grid; native can hold any",
+                             prescribed[i], weights->method->name, layout->name);
+    QNT_TRY(qnt_recipe_copy(recipe, adapted));
+    status = layout ? prefer(*adapted, layout->preferred) : QNT_OK;
+    if (status != QNT_OK) {
+        qnt_recipe_destroy(*adapted);
+        *adapted = NULL;
+    }
+    return status;
+}
+
+const struct qnti_recipe_step *qnti_recipe_weights(const qnt_recipe *recipe)
+{
+    int s = recipe->provider[QNTI_STAGE_WEIGHTS];
+    return s < 0 ? NULL : &recipe->steps[s];
+}
+
+bool qnti_recipe_corrects(const struct qnti_recipe_step *step)
+{
+    const struct qnti_method *m = step->method;
+    return m->correct && (!m->corrects || m->corrects(step->params));
+}
+
+unsigned qnti_recipe_needs(const qnt_recipe *recipe)
+{
+    unsigned needs = 0;
+    for (size_t s = 0; s < recipe->count; s++)
+        if (recipe->steps[s].method->needs)
+            needs |= recipe->steps[s].method->needs(recipe->steps[s].params);
+    return needs;
+}
+
+bool qnt_recipe_needs_calibration(const qnt_recipe *recipe)
+{
+    return qnti_recipe_needs(recipe) != 0;
+}
+
+bool qnt_recipe_needs_pairs(const qnt_recipe *recipe)
+{
+    return (qnti_recipe_needs(recipe) & QNTI_NEED_PAIRS) != 0;
+}
+
+const char *qnt_recipe_text(const qnt_recipe *recipe)
+{
+    return recipe->text.data;
+}
+
+qnt_status qnt_calib_create(qnt_context *ctx, const qnt_recipe *recipe, size_t in, qnt_calib **calib)
+{
+    unsigned all = QNTI_NEED_MOMENTS | QNTI_NEED_HESSIAN;
+    return qnti_calib_create(ctx, recipe ? qnti_recipe_needs(recipe) : all, in, calib);
+}

@@ -1,0 +1,73 @@
+/*
+ * refine.c - coordinate descent on codes, least-squares scales, behind any method.
+ *
+ * Each pass rounds every column to its best value with all others fixed, under
+ * the damped Hessian; refit_scales first solves each row's scales with codes
+ * fixed (gptq.md, "Beyond the paper"). The format does not change.
+ */
+#include "methods/refine.h"
+
+#include "linalg/factor.h"
+#include "solve/solve.h"
+
+qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p, double damp, qnt_qlinear *q)
+{
+    size_t in = q->in;
+    double add;
+    float *h;
+    qnt_status status = qnti_job_hessian(job);
+    if (status == QNT_NOT_FOUND)
+        return qnti_qlinear_warn(q, "not refined: %s", qnt_context_message(job->ctx));
+    QNT_TRY(status);
+    if (q->segment_count != 1)
+        return qnti_qlinear_warn(q, "not refined: the layer has %zu segments", q->segment_count);
+    if (p->refit_scales && !qnti_can_refit(&q->segments[0].weight->grid))
+        QNT_TRY(qnti_qlinear_warn(q, "scales not refitted: they are quantized themselves or shared by rows"));
+    h = job->hessian;
+    add = damp * qnti_mean_diagonal(h, in);
+    for (size_t j = 0; j < in; j++)
+        h[j * in + j] += (float)add;
+    for (int round = 0; status == QNT_OK && round < (p->refit_scales ? p->refit_rounds : 1); round++) {
+        if (p->refit_scales)
+            status = qnti_refit_scales(job->ctx, job->weight, h, q->segments[0].weight);
+        if (status == QNT_OK)
+            status = qnti_descend(job->ctx, job->weight, h, (size_t)p->refine_passes, q->segments[0].weight);
+    }
+    for (size_t j = 0; j < in; j++)
+        h[j * in + j] -= (float)add;
+    return status;
+}
+
+struct refine_params {
+    struct qnti_refine_params refine;
+    double damp;
+};
+
+static qnt_status refine_correct(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
+{
+    const struct refine_params *p = job->params;
+    (void)layer;
+    return qnti_refine(job, &p->refine, p->damp, q);
+}
+
+static unsigned refine_needs(const void *params)
+{
+    (void)params;
+    return QNTI_NEED_HESSIAN;
+}
+
+static const struct qnti_param rows[] = {
+    QNTI_REFINE_ROWS(struct refine_params, refine, 3),
+    {"damp", QNTI_PARAM_FLOAT, offsetof(struct refine_params, damp), 0.01, 0, 100, NULL,
+     "share of the Hessian's mean diagonal that is added to it"},
+};
+
+const struct qnti_method qnti_method_refine = {
+    .name = "refine",
+    .title = "coordinate descent and least-squares scales behind another method",
+    .reference = "cyclic coordinate descent on the layer's quadratic error",
+    .scope = QNTI_SCOPE_LAYER,
+    .table = {rows, sizeof rows / sizeof *rows, sizeof(struct refine_params)},
+    .needs = refine_needs,
+    .correct = refine_correct,
+};

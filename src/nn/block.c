@@ -1,0 +1,201 @@
+/*
+ * block.c - the weights of a decoder block and its four steps.
+ *
+ *   x += o(attention(q, k, v of norm(x)));  x += down(act(gate) * up of norm(x))
+ */
+#include "nn/nn.h"
+
+#include "nn/operators.h"
+
+const enum qnti_role qnti_site_roles[QNTI_SITES][4] = {
+    [QNTI_SITE_QKV] = {QNTI_Q, QNTI_K, QNTI_V, QNTI_ROLES},
+    [QNTI_SITE_O] = {QNTI_O, QNTI_ROLES},
+    [QNTI_SITE_GATE_UP] = {QNTI_GATE, QNTI_UP, QNTI_ROLES},
+    [QNTI_SITE_DOWN] = {QNTI_DOWN, QNTI_ROLES},
+};
+
+static qnt_status load(qnt_context *ctx, const struct qnti_weight *w, float **x)
+{
+    size_t n;
+    if (!w)
+        return QNT_OK;
+    if (!qnti_multiply(w->rows, w->cols, &n))
+        return qnti_fail(ctx, QNT_BAD_DATA, "%s: %zu x %zu elements exceed the address space", w->name, w->rows,
+                         w->cols);
+    QNT_TRY(QNTI_NEW_RAW(ctx, n, x));
+    return qnti_weight_rows(ctx, w, 0, w->rows, *x);
+}
+
+qnt_status qnti_block_load(const struct qnti_checkpoint *model, size_t index, struct qnti_block *block)
+{
+    qnt_status status = QNT_OK;
+    *block = (struct qnti_block){.model = model, .index = index};
+    for (enum qnti_role role = QNTI_ATTN_NORM; role < QNTI_ROLES; role++) {
+        QNT_CHECK(load(model->ctx, qnti_checkpoint_weight(model, index, role), &block->weight[role]));
+        QNT_CHECK(load(model->ctx, qnti_checkpoint_bias(model, index, role), &block->bias[role]));
+    }
+cleanup:
+    if (status != QNT_OK)
+        qnti_block_free(block);
+    return status;
+}
+
+void qnti_block_free(struct qnti_block *block)
+{
+    for (size_t role = 0; block->model && role < QNTI_ROLES; role++) {
+        qnti_free(block->model->ctx, block->weight[role]);
+        qnti_free(block->model->ctx, block->bias[role]);
+    }
+    *block = (struct qnti_block){0};
+}
+
+size_t qnti_site_width(const struct qnti_config *c, enum qnti_site site)
+{
+    const size_t width[QNTI_SITES] = {c->hidden, c->heads * c->head_dim, c->hidden, c->ffn};
+    return width[site];
+}
+
+struct qnti_workspace {
+    qnt_context *ctx;
+    size_t tokens;
+    struct qnti_rope_table rope;
+    float *q, *k, *v, *up;
+    float *input[2];             /* of a norm's site and of the site behind it, in qnti_block_forward */
+};
+
+static qnt_status add_rows(qnt_context *ctx, size_t tokens, size_t width, float **x)
+{
+    size_t n;
+    if (!qnti_multiply(tokens, width, &n))
+        return qnti_fail(ctx, QNT_NO_MEMORY, "%zu tokens of width %zu exceed the address space", tokens, width);
+    return QNTI_NEW_RAW(ctx, n, x);
+}
+
+qnt_status qnti_workspace_create(const struct qnti_checkpoint *model, size_t tokens, struct qnti_workspace **out)
+{
+    const struct qnti_config *c = &model->config;
+    size_t attention = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    struct qnti_workspace *w;
+    qnt_status status;
+    *out = NULL;
+    QNT_TRY(QNTI_NEW(model->ctx, 1, &w));
+    w->ctx = model->ctx;
+    w->tokens = tokens;
+    QNT_CHECK(qnti_rope_table_create(w->ctx, &c->rope, c->head_dim, tokens, &w->rope));
+    QNT_CHECK(add_rows(w->ctx, tokens, attention, &w->q));
+    QNT_CHECK(add_rows(w->ctx, tokens, kv, &w->k));
+    QNT_CHECK(add_rows(w->ctx, tokens, kv, &w->v));
+    QNT_CHECK(add_rows(w->ctx, tokens, c->ffn, &w->up));
+    QNT_CHECK(add_rows(w->ctx, tokens, c->hidden, &w->input[0]));
+    QNT_CHECK(add_rows(w->ctx, tokens, qnti_max(attention, c->ffn), &w->input[1]));
+    *out = w;
+cleanup:
+    if (status != QNT_OK)
+        qnti_workspace_free(w);
+    return status;
+}
+
+void qnti_workspace_free(struct qnti_workspace *w)
+{
+    if (!w)
+        return;
+    qnti_rope_table_free(w->ctx, &w->rope);
+    qnti_free(w->ctx, w->q);
+    qnti_free(w->ctx, w->k);
+    qnti_free(w->ctx, w->v);
+    qnti_free(w->ctx, w->up);
+    qnti_free(w->ctx, w->input[0]);
+    qnti_free(w->ctx, w->input[1]);
+    qnti_free(w->ctx, w);
+}
+
+/* One linear of a site. */
+static qnt_status linear(const struct qnti_block *block, enum qnti_role role, const float *in, size_t tokens, bool add,
+                         float *out)
+{
+    const struct qnti_config *c = &block->model->config;
+    const size_t attention = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    const struct {
+        size_t in, out;
+    } size[QNTI_ROLES] = {
+        [QNTI_Q] = {c->hidden, attention}, [QNTI_K] = {c->hidden, kv}, [QNTI_V] = {c->hidden, kv},
+        [QNTI_O] = {attention, c->hidden}, [QNTI_GATE] = {c->hidden, c->ffn}, [QNTI_UP] = {c->hidden, c->ffn},
+        [QNTI_DOWN] = {c->ffn, c->hidden},
+    };
+    struct qnti_linear l = {.weight = block->weight[role], .bias = block->bias[role], .in = size[role].in,
+                            .out = size[role].out};
+    return qnti_linear(block->model->ctx, &l, in, tokens, add, out);
+}
+
+static qnt_status norm(const struct qnti_block *block, enum qnti_role role, const float *in, size_t tokens, float *out)
+{
+    const struct qnti_config *c = &block->model->config;
+    struct qnti_rms_norm n = {.weight = block->weight[role], .width = c->hidden, .eps = c->norm_eps};
+    return qnti_rms_norm(block->model->ctx, &n, in, tokens, out);
+}
+
+static qnt_status attend(const struct qnti_block *block, struct qnti_workspace *w, const float *in, size_t tokens,
+                         float *out)
+{
+    const struct qnti_config *c = &block->model->config;
+    struct qnti_attention attention = {
+        .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .window = c->sliding_window,
+        .q = w->q, .k = w->k, .v = w->v, .tokens = tokens, .out = out};
+    QNT_TRY(linear(block, QNTI_Q, in, tokens, false, w->q));
+    QNT_TRY(linear(block, QNTI_K, in, tokens, false, w->k));
+    QNT_TRY(linear(block, QNTI_V, in, tokens, false, w->v));
+    QNT_TRY(qnti_rope_forward(w->ctx, &w->rope, c->heads, w->q, tokens));
+    QNT_TRY(qnti_rope_forward(w->ctx, &w->rope, c->kv_heads, w->k, tokens));
+    return qnti_attention_forward(w->ctx, &attention);
+}
+
+static qnt_status gate(const struct qnti_block *block, struct qnti_workspace *w, const float *in, size_t tokens,
+                       float *out)
+{
+    QNT_TRY(linear(block, QNTI_GATE, in, tokens, false, out));
+    QNT_TRY(linear(block, QNTI_UP, in, tokens, false, w->up));
+    return qnti_swiglu(w->ctx, w->up, tokens, block->model->config.ffn, out);
+}
+
+static qnt_status check_tokens(const struct qnti_workspace *w, size_t tokens)
+{
+    if (tokens > w->tokens)
+        return qnti_fail(w->ctx, QNT_INVALID, "a sequence of %zu tokens in a workspace for %zu", tokens, w->tokens);
+    return QNT_OK;
+}
+
+qnt_status qnti_site_input(const struct qnti_block *block, struct qnti_workspace *w, enum qnti_site site,
+                           const float *in, size_t tokens, float *out)
+{
+    QNT_TRY(check_tokens(w, tokens));
+    switch (site) {
+    case QNTI_SITE_QKV:
+        return norm(block, QNTI_ATTN_NORM, in, tokens, out);
+    case QNTI_SITE_O:
+        return attend(block, w, in, tokens, out);
+    case QNTI_SITE_GATE_UP:
+        return norm(block, QNTI_MLP_NORM, in, tokens, out);
+    case QNTI_SITE_DOWN:
+        return gate(block, w, in, tokens, out);
+    case QNTI_SITES:
+        break;
+    }
+    return qnti_fail(w->ctx, QNT_INVALID, "a block has no site %d", (int)site);
+}
+
+qnt_status qnti_site_residual(const struct qnti_block *block, struct qnti_workspace *w, enum qnti_site site,
+                              const float *in, size_t tokens, float *x)
+{
+    QNT_TRY(check_tokens(w, tokens));
+    return linear(block, site == QNTI_SITE_O ? QNTI_O : QNTI_DOWN, in, tokens, true, x);
+}
+
+qnt_status qnti_block_forward(const struct qnti_block *block, struct qnti_workspace *w, float *x, size_t tokens)
+{
+    for (enum qnti_site site = QNTI_SITE_QKV; site < QNTI_SITES; site += 2) {
+        QNT_TRY(qnti_site_input(block, w, site, x, tokens, w->input[0]));
+        QNT_TRY(qnti_site_input(block, w, site + 1, w->input[0], tokens, w->input[1]));
+        QNT_TRY(qnti_site_residual(block, w, site + 1, w->input[1], tokens, x));
+    }
+    return QNT_OK;
+}

@@ -1,0 +1,72 @@
+/*
+ * nn.h - the forward pass of a decoder, one step of a block at a time.
+ *
+ * A block is run as four steps, each ending where a site of linears begins or
+ * its result joins the residual stream, so that a sweep can measure a site's
+ * input, exchange the weights behind it and go on without running anything
+ * twice (true-sequential). Everything is f32; tokens of one sequence at a
+ * time, [tokens][width] row-major; BLAS calls are cut by shape.
+ */
+#ifndef QNTI_NN_H
+#define QNTI_NN_H
+
+#include "checkpoint/checkpoint.h"
+
+/* Sites of a block: linears that share an input. */
+enum qnti_site { QNTI_SITE_QKV, QNTI_SITE_O, QNTI_SITE_GATE_UP, QNTI_SITE_DOWN, QNTI_SITES };
+
+/* Roles of the linears of each site, ended by QNTI_ROLES. */
+extern const enum qnti_role qnti_site_roles[QNTI_SITES][4];
+
+/* Weights of one block in f32, owned; [role] NULL where there is none. */
+struct qnti_block {
+    const struct qnti_checkpoint *model;
+    size_t index;
+    float *weight[QNTI_ROLES], *bias[QNTI_ROLES];
+};
+
+qnt_status qnti_block_load(const struct qnti_checkpoint *model, size_t index, struct qnti_block *block);
+void qnti_block_free(struct qnti_block *block);
+
+/* Width of a site's input. */
+size_t qnti_site_width(const struct qnti_config *config, enum qnti_site site);
+
+/* What a forward pass reuses: cosines and sines, scratch memory for sequences of at most `tokens`. */
+struct qnti_workspace;
+qnt_status qnti_workspace_create(const struct qnti_checkpoint *model, size_t tokens, struct qnti_workspace **w);
+void qnti_workspace_free(struct qnti_workspace *w);
+
+/*
+ * Input of a site from what stands before it:
+ *   QKV      norm of the residual stream x                                   (in: x)
+ *   O        attention of q, k, v of the site QKV's input                    (in: QKV's input)
+ *   GATE_UP  norm of x                                                       (in: x)
+ *   DOWN     act(gate) * up of the site GATE_UP's input                      (in: GATE_UP's input)
+ * `in` [tokens][width before], `out` [tokens][qnti_site_width].
+ */
+qnt_status qnti_site_input(const struct qnti_block *block, struct qnti_workspace *w, enum qnti_site site,
+                           const float *in, size_t tokens, float *out);
+/* x += o(in) or x += down(in), for the sites O and DOWN. */
+qnt_status qnti_site_residual(const struct qnti_block *block, struct qnti_workspace *w, enum qnti_site site,
+                              const float *in, size_t tokens, float *x);
+/* The whole block on one sequence, in place. */
+qnt_status qnti_block_forward(const struct qnti_block *block, struct qnti_workspace *w, float *x, size_t tokens);
+
+/* x [tokens][hidden] of token ids. Ids beyond the vocabulary are QNT_INVALID. */
+qnt_status qnti_embed(const struct qnti_checkpoint *model, const int32_t *ids, size_t tokens, float *x);
+/* The final norm in place. */
+qnt_status qnti_final_norm(const struct qnti_checkpoint *model, float *x, size_t tokens);
+/* The output matrix, in f32, is loaded once and used for many: [vocab][hidden]. */
+qnt_status qnti_head_load(const struct qnti_checkpoint *model, float **head);
+/* logits [tokens][vocab] of normed x. */
+qnt_status qnti_logits(const struct qnti_checkpoint *model, const float *head, const float *x, size_t tokens,
+                       float *logits);
+
+/*
+ * All of a model on many sequences of equal length: x [sequences][tokens][hidden] is embedded, then carried
+ * through block after block, each loaded once; ends with the final norm. progress may be NULL.
+ */
+qnt_status qnti_model_forward(const struct qnti_checkpoint *model, const int32_t *ids, size_t sequences, size_t tokens,
+                              float *x, void (*progress)(void *user, size_t done, size_t total), void *user);
+
+#endif

@@ -1,0 +1,24 @@
+/*
+ * native_fields.h - the words of the I32 descriptions, shared by native_write.c and native_read.c.
+ */
+#ifndef QNTI_NATIVE_FIELDS_H
+#define QNTI_NATIVE_FIELDS_H
+
+/* L.layer */
+enum { LAYER_VERSION, LAYER_OUT, LAYER_IN, LAYER_SEGMENTS, LAYER_WORDS };
+/* L.segments: pairs (first column, columns) */
+
+/* PREFIX.grid of a matrix of numbers */
+enum {
+    GRID_ROWS, GRID_COLS, GRID_FORM, GRID_BITS, GRID_LEVELS, GRID_MAP, GRID_MAP_ROWS, GRID_MAP_COLS, GRID_INDEX_GROUPS,
+    GRID_FLOAT_TYPE, GRID_SCALE_TYPE, GRID_INTEGER_OFFSET, GRID_CONSTANT_OFFSET, GRID_OFFSET_BITS, GRID_CODEBOOK,
+    GRID_CODEBOOK_PER_ROW, GRID_SYM, GRID_ABSMAX, GRID_INCLUDE_ZERO, GRID_HAS_VALUE, GRID_WORDS
+};
+
+/* PREFIX.act of an activation quantizer: whether static; the f32 bits of clip and threshold */
+enum { ACT_FIXED, ACT_CLIP_BITS, ACT_THRESHOLD_BITS, ACT_WORDS };
+
+/* L.rotation: block, small */
+enum { ROTATION_BLOCK, ROTATION_SMALL, ROTATION_WORDS };
+
+#endif

@@ -1,0 +1,279 @@
+/*
+ * parts.c - the table of parts: each part of a layer as a tensor of plain numbers, in original column order.
+ *
+ * The names are those of the golden data's README. Segments lie side by side:
+ * a segment of plain floats has codes 0 and no scales.
+ */
+#include "qlinear/qlinear.h"
+
+#include <string.h>
+
+static qnt_status new_part(const qnt_qlinear *q, qnt_part *part, size_t rank, size_t rows, size_t cols)
+{
+    static const size_t element[] = {[QNT_F32] = 4, [QNT_I32] = 4, [QNT_U8] = 1, [QNT_F16] = 2, [QNT_BF16] = 2};
+    part->rank = rank;
+    part->shape[0] = rows;
+    part->shape[1] = rank > 1 ? cols : 1;
+    return qnti_alloc(q->ctx, rows * part->shape[1], element[part->dtype], &part->data);
+}
+
+static size_t column_of(const qnt_qlinear *q, size_t place)
+{
+    return q->transform.permutation ? q->transform.permutation[place] : place;
+}
+
+static bool coded(const struct qnti_segment *s)
+{
+    return s->weight && s->weight->grid.form != QNTI_FORM_FLOAT;
+}
+
+/* The first segment with codes: the one whose scales are the layer's. */
+static const struct qnti_segment *main_segment(const qnt_qlinear *q)
+{
+    for (size_t s = 0; s < q->segment_count; s++)
+        if (coded(&q->segments[s]))
+            return &q->segments[s];
+    return NULL;
+}
+
+static qnt_status get_codes(const qnt_qlinear *q, qnt_part *part)
+{
+    int32_t *codes;
+    if (!main_segment(q))
+        return QNT_NOT_FOUND;
+    QNT_TRY(new_part(q, part, 2, q->out, q->in));
+    codes = part->data;
+    for (size_t s = 0; s < q->segment_count; s++)
+        for (size_t r = 0; coded(&q->segments[s]) && r < q->out; r++)
+            for (size_t c = 0; c < q->segments[s].cols; c++)
+                codes[r * q->in + column_of(q, q->segments[s].first + c)] =
+                    qnti_numbers_code(q->segments[s].weight, r, c);
+    return QNT_OK;
+}
+
+/* Scale or offset of every (row, group); rows that are tied repeat theirs. A scale for the whole tensor is (1, 1). */
+static qnt_status get_affine(const qnt_qlinear *q, bool offsets, qnt_part *part)
+{
+    const struct qnti_segment *s = main_segment(q);
+    const struct qnti_numbers *w = s ? s->weight : NULL, *second;
+    size_t rows, groups;
+    float *values;
+    if (!w)
+        return QNT_NOT_FOUND;
+    second = offsets ? w->offset : w->scale;
+    groups = w->scale->cols;
+    rows = w->grid.map.kind == QNTI_MAP_FLAT || w->grid.map.rows == 0 ? w->scale->rows : q->out;
+    QNT_TRY(new_part(q, part, 2, rows, groups));
+    values = part->data;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t g = 0; g < groups; g++) {
+            size_t row = rows == w->scale->rows ? r : r / w->grid.map.rows;
+            values[r * groups + g] = second ? second->value[row * groups + g] : w->grid.offset;
+        }
+    return QNT_OK;
+}
+
+static qnt_status get_scales(const qnt_qlinear *q, qnt_part *part)
+{
+    return get_affine(q, false, part);
+}
+
+static bool main_form(const qnt_qlinear *q, enum qnti_form form)
+{
+    return main_segment(q) && main_segment(q)->weight->grid.form == form;
+}
+
+static qnt_status get_zeros(const qnt_qlinear *q, qnt_part *part)
+{
+    return main_form(q, QNTI_FORM_ZERO) ? get_affine(q, true, part) : QNT_NOT_FOUND;
+}
+
+static qnt_status get_mins(const qnt_qlinear *q, qnt_part *part)
+{
+    return main_form(q, QNTI_FORM_MIN) ? get_affine(q, true, part) : QNT_NOT_FOUND;
+}
+
+static qnt_status get_group_index(const qnt_qlinear *q, qnt_part *part)
+{
+    const struct qnti_segment *s = main_segment(q);
+    int32_t *index;
+    if (!s || s->weight->grid.map.kind != QNTI_MAP_INDEX)
+        return QNT_NOT_FOUND;
+    QNT_TRY(new_part(q, part, 1, q->in, 1));
+    index = part->data;
+    for (size_t c = 0; c < s->cols; c++)
+        index[column_of(q, s->first + c)] = (int32_t)s->weight->grid.map.index[c];
+    return QNT_OK;
+}
+
+static qnt_status get_floats(const qnt_qlinear *q, const float *values, size_t rank, size_t rows, size_t cols,
+                             qnt_part *part)
+{
+    if (!values)
+        return QNT_NOT_FOUND;
+    QNT_TRY(new_part(q, part, rank, rows, cols));
+    memcpy(part->data, values, rows * part->shape[1] * sizeof *values);
+    return QNT_OK;
+}
+
+static qnt_status get_codebook(const qnt_qlinear *q, qnt_part *part)
+{
+    const struct qnti_segment *s = main_segment(q);
+    const struct qnti_numbers *book = s ? s->weight->codebook : NULL;
+    return book ? get_floats(q, book->value, 2, book->rows, book->cols, part) : QNT_NOT_FOUND;
+}
+
+static qnt_status get_outlier_mask(const qnt_qlinear *q, qnt_part *part)
+{
+    uint8_t *mask;
+    if (!q->sparse.count)
+        return QNT_NOT_FOUND;
+    QNT_TRY(new_part(q, part, 2, q->out, q->in));
+    mask = part->data;
+    for (size_t r = 0; r < q->out; r++)
+        for (size_t i = q->sparse.row_start[r]; i < q->sparse.row_start[r + 1]; i++)
+            mask[r * q->in + column_of(q, q->sparse.column[i])] = 1;
+    return QNT_OK;
+}
+
+/* Columns outside the main segment, ascending. */
+static qnt_status get_kept_columns(const qnt_qlinear *q, qnt_part *part)
+{
+    const struct qnti_segment *s = main_segment(q);
+    size_t kept = 0;
+    uint8_t *in_main;
+    int32_t *columns;
+    qnt_status status;
+    if (!s || s->cols == q->in)
+        return QNT_NOT_FOUND;
+    QNT_TRY(QNTI_NEW(q->ctx, q->in, &in_main));
+    for (size_t c = 0; c < s->cols; c++)
+        in_main[column_of(q, s->first + c)] = 1;
+    status = new_part(q, part, 1, q->in - s->cols, 1);
+    columns = part->data;
+    for (size_t c = 0; status == QNT_OK && c < q->in; c++)
+        if (!in_main[c])
+            columns[kept++] = (int32_t)c;
+    qnti_free(q->ctx, in_main);
+    return status;
+}
+
+static qnt_status get_scale(const qnt_qlinear *q, qnt_part *part)
+{
+    return get_floats(q, q->transform.scale, 1, q->in, 1, part);
+}
+
+static qnt_status get_shift(const qnt_qlinear *q, qnt_part *part)
+{
+    return get_floats(q, q->transform.shift, 1, q->in, 1, part);
+}
+
+static qnt_status get_permutation(const qnt_qlinear *q, qnt_part *part)
+{
+    if (!q->transform.permutation)
+        return QNT_NOT_FOUND;
+    QNT_TRY(new_part(q, part, 1, q->in, 1));
+    memcpy(part->data, q->transform.permutation, q->in * sizeof(uint32_t));
+    return QNT_OK;
+}
+
+static qnt_status get_numbers(const qnt_qlinear *q, const struct qnti_numbers *n, qnt_part *part)
+{
+    float *values;
+    if (!n)
+        return QNT_NOT_FOUND;
+    QNT_TRY(new_part(q, part, 2, n->rows, n->cols));
+    values = part->data;
+    for (size_t r = 0; r < n->rows; r++)
+        qnti_numbers_values(n, r, 0, n->cols, values + r * n->cols);
+    return QNT_OK;
+}
+
+static qnt_status get_lowrank_a(const qnt_qlinear *q, qnt_part *part)
+{
+    return get_numbers(q, q->lowrank_a, part);
+}
+
+static qnt_status get_lowrank_b(const qnt_qlinear *q, qnt_part *part)
+{
+    return get_numbers(q, q->lowrank_b, part);
+}
+
+static qnt_status get_act(const qnt_qlinear *q, bool offsets, qnt_part *part)
+{
+    const struct qnti_numbers *fixed = q->act ? q->act->fixed : NULL, *second;
+    if (!fixed)
+        return QNT_NOT_FOUND;
+    second = offsets ? fixed->offset : fixed->scale;
+    if (second)
+        return get_floats(q, second->value, 1, second->cols, 1, part);
+    QNT_TRY(new_part(q, part, 1, 1, 1));
+    *(float *)part->data = fixed->grid.offset;
+    return QNT_OK;
+}
+
+static qnt_status get_act_scale(const qnt_qlinear *q, qnt_part *part)
+{
+    return get_act(q, false, part);
+}
+
+static qnt_status get_act_zero(const qnt_qlinear *q, qnt_part *part)
+{
+    return get_act(q, true, part);
+}
+
+static qnt_status get_bias(const qnt_qlinear *q, qnt_part *part)
+{
+    return get_floats(q, q->bias, 1, q->out, 1, part);
+}
+
+const struct qnti_part_row qnti_parts[] = {
+    {"codes", QNT_I32, get_codes},
+    {"scales", QNT_F32, get_scales},
+    {"zeros", QNT_F32, get_zeros},
+    {"mins", QNT_F32, get_mins},
+    {"group_index", QNT_I32, get_group_index},
+    {"codebook", QNT_F32, get_codebook},
+    {"outlier_mask", QNT_U8, get_outlier_mask},
+    {"kept_columns", QNT_I32, get_kept_columns},
+    {"scale", QNT_F32, get_scale},
+    {"shift", QNT_F32, get_shift},
+    {"permutation", QNT_I32, get_permutation},
+    {"lowrank_a", QNT_F32, get_lowrank_a},
+    {"lowrank_b", QNT_F32, get_lowrank_b},
+    {"act_scale", QNT_F32, get_act_scale},
+    {"act_zero", QNT_F32, get_act_zero},
+    {"bias", QNT_F32, get_bias},
+    {0},
+};
+
+const char *qnt_part_name(size_t index)
+{
+    size_t count = sizeof qnti_parts / sizeof *qnti_parts - 1;
+    return index < count ? qnti_parts[index].name : NULL;
+}
+
+qnt_status qnt_qlinear_part(const qnt_qlinear *q, const char *name, qnt_part *part)
+{
+    memset(part, 0, sizeof *part);
+    for (const struct qnti_part_row *row = qnti_parts; row->name; row++) {
+        qnt_status status;
+        if (strcmp(row->name, name) != 0)
+            continue;
+        part->name = row->name;
+        part->dtype = row->dtype;
+        part->context = q->ctx;
+        status = row->get(q, part);
+        if (status == QNT_NOT_FOUND)
+            return qnti_fail(q->ctx, status, "layer %s has no part %s", q->name, name);
+        return status;
+    }
+    return qnti_fail(q->ctx, QNT_NOT_FOUND, "there is no part called \"%s\"", name);
+}
+
+void qnt_part_free(qnt_part *part)
+{
+    if (part->context)
+        qnti_free(part->context, part->data);
+    memset(part, 0, sizeof *part);
+}

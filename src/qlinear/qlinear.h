@@ -1,0 +1,74 @@
+/*
+ * qlinear.h - the parts of the canonical quantized layer.
+ *
+ * Coordinates: T maps the layer's input x to x' = R P ((x - shift) / scale)
+ * (scale and shift per channel, then the permutation, then the rotation); the
+ * segments, sparse and low-rank parts stand in the coordinates of x'.
+ */
+#ifndef QNTI_QLINEAR_H
+#define QNTI_QLINEAR_H
+
+#include "base/buffer.h"
+#include "grid/activation.h"
+#include "grid/grid.h"
+#include "transform/transform.h"
+#include <quant/qlinear.h>
+
+struct qnti_segment {
+    size_t first, cols;               /* of the transformed columns */
+    struct qnti_numbers *weight;      /* NULL: still open */
+    struct qnti_actquant *act;        /* where it differs from the layer's */
+};
+
+/* CSR; a value stands in place of the grid's. */
+struct qnti_sparse {
+    size_t count;
+    uint32_t *row_start;              /* [out + 1] */
+    uint32_t *column;                 /* [count] */
+    float *value;                     /* [count], rounded to `type` */
+    qnt_dtype type;
+};
+
+struct qnt_qlinear {
+    qnt_context *ctx;
+    char *name;
+    size_t out, in;
+    struct qnti_segment *segments;
+    size_t segment_count;
+    struct qnti_sparse sparse;        /* count 0: none */
+    struct qnti_numbers *lowrank_a, *lowrank_b;   /* (out, r), (r, in) */
+    struct qnti_numbers *full;        /* all weights in f16, where a run-time choice needs them */
+    struct qnti_transform transform;
+    struct qnti_actquant *act;        /* of the input */
+    struct qnti_actquant *output;     /* of the output: k and v of a KV cache */
+    float *bias;                      /* [out] or NULL */
+    qnt_layer_report report;
+    struct qnti_buffer warnings;
+};
+
+qnt_status qnti_qlinear_create(qnt_context *ctx, const char *name, size_t out, size_t in, const float *bias,
+                               qnt_qlinear **q);
+/* One open segment over all columns, if no earlier stage has cut any. */
+qnt_status qnti_qlinear_one_segment(qnt_qlinear *q);
+/* Allocates the numbers of a segment. */
+qnt_status qnti_segment_fill(qnt_qlinear *q, struct qnti_segment *segment, const struct qnti_grid *grid);
+/* Adds a line to the report's warnings. */
+qnt_status qnti_qlinear_warn(qnt_qlinear *q, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Row r of Q' + a b, in the coordinates of x' ([in]). */
+void qnti_qlinear_row(const qnt_qlinear *q, size_t r, float *row);
+/* Rows [first, first + n) of the effective weight in original coordinates. `rows` [n][in]. */
+qnt_status qnti_qlinear_rows(const qnt_qlinear *q, size_t first, size_t n, float *rows);
+/* All bits over out * in. */
+double qnti_qlinear_bits(const qnt_qlinear *q);
+
+/* The table of parts. */
+struct qnti_part_row {
+    const char *name;
+    qnt_dtype dtype;
+    /* Fills shape and data; QNT_NOT_FOUND (without a message) if the layer has none. */
+    qnt_status (*get)(const qnt_qlinear *q, qnt_part *part);
+};
+extern const struct qnti_part_row qnti_parts[];
+
+#endif

@@ -1,0 +1,72 @@
+/*
+ * nearest.c - every span of columns fitted and rounded for itself.
+ */
+#include "solve/solve.h"
+
+enum { CHUNK_ROWS = 64 };
+
+size_t qnti_chunk_rows(const struct qnti_grid *grid, size_t rows)
+{
+    size_t tied = grid->map.rows;
+    const struct qnti_grid *seconds[] = {grid->scale_grid, grid->offset_grid};
+    if (grid->map.kind == QNTI_MAP_FLAT || (tied == 0 && grid->form != QNTI_FORM_FLOAT))
+        return qnti_max(rows, 1);
+    tied = qnti_max(tied, 1);
+    for (size_t i = 0; i < 2; i++)
+        if (seconds[i] && seconds[i]->form != QNTI_FORM_FLOAT)
+            tied *= seconds[i]->map.rows ? seconds[i]->map.rows : qnti_ceil_div(rows, tied);
+    return qnti_ceil_div(CHUNK_ROWS, tied) * tied;
+}
+
+struct nearest {
+    qnt_context *ctx;
+    const float *w, *importance, *row_power;
+    struct qnti_numbers *q;
+    size_t chunk;
+    bool codes;
+};
+
+static qnt_status nearest_chunk(void *arg, size_t index)
+{
+    const struct nearest *t = arg;
+    struct qnti_numbers *q = t->q;
+    size_t first = index * t->chunk, rows = qnti_min(t->chunk, q->rows - first);
+    size_t span = qnti_min(qnti_grid_span(&q->grid, q->cols), q->cols);
+    uint16_t *code = NULL;
+    if (t->codes && q->grid.form != QNTI_FORM_FLOAT)
+        QNT_TRY(QNTI_NEW_RAW(t->ctx, rows * span, &code));
+    for (size_t c = 0; c < q->cols; c += span) {
+        size_t group_row, group;
+        struct qnti_band band = {.x = t->w + first * q->cols + c,
+                                 .rows = rows,
+                                 .cols = qnti_min(span, q->cols - c),
+                                 .stride = q->cols,
+                                 .importance = t->importance ? t->importance + c : NULL,
+                                 .row_power = t->row_power ? t->row_power + first : NULL};
+        qnti_map_find(&q->grid.map, q->cols, first, c, &group_row, &group);
+        q->grid.kind->fit(&q->grid, &band, q, first, group, code, span);
+        for (size_t r = 0; code && r < rows; r++)
+            qnti_numbers_put_codes(q, first + r, c, band.cols, code + r * span);
+    }
+    qnti_free(t->ctx, code);
+    return QNT_OK;
+}
+
+static qnt_status run(qnt_context *ctx, const float *w, const float *importance, const float *row_power, bool codes,
+                      struct qnti_numbers *q)
+{
+    struct nearest t = {ctx, w, importance, row_power, q, qnti_chunk_rows(&q->grid, q->rows), codes};
+    return qnti_parallel(ctx, qnti_ceil_div(q->rows, t.chunk), nearest_chunk, &t);
+}
+
+qnt_status qnti_nearest(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
+                        struct qnti_numbers *q)
+{
+    return run(ctx, w, importance, row_power, true, q);
+}
+
+qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
+                        struct qnti_numbers *q)
+{
+    return run(ctx, w, importance, row_power, false, q);
+}

@@ -1,0 +1,45 @@
+/*
+ * solve.h - how codes are chosen on a grid: nearest, error feedback, coordinate descent, refitted scales.
+ *
+ * Solvers take plain views: weights W (rows, cols) f32, numbers Q on a grid,
+ * a Hessian H (cols, cols) or the factor U of its inverse. Rows never
+ * interact but through tied scales, so work is cut into fixed chunks of rows
+ * and results do not depend on threads.
+ */
+#ifndef QNTI_SOLVE_H
+#define QNTI_SOLVE_H
+
+#include "grid/grid.h"
+
+/* Rows that a solver takes at a time: 64, or more where rows are tied. */
+size_t qnti_chunk_rows(const struct qnti_grid *grid, size_t rows);
+
+/* --- nearest.c: fits every span and takes the kind's own codes. importance, row_power: see qnti_band; NULL or both. --- */
+qnt_status qnti_nearest(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
+                        struct qnti_numbers *q);
+
+/* Scales and offsets only, from W: grids that do not depend on feedback. */
+qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
+                        struct qnti_numbers *q);
+
+/* --- error_feedback.c (GPTQ) --- */
+struct qnti_feedback {
+    const float *w;              /* (rows, cols), natural order */
+    const float *factor;         /* U (cols, cols) in processing order */
+    const float *pull;           /* P (cols, cols) in processing order: GPTAQ's second update; NULL: none */
+    const uint32_t *order;       /* position -> column; NULL: natural */
+    bool fixed;                  /* q's scales are final */
+    const float *importance;     /* [cols] in natural order, row_power [rows]: for fits; or NULL */
+    const float *row_power;
+    size_t block;                /* columns between updates of the rest */
+};
+qnt_status qnti_error_feedback(qnt_context *ctx, const struct qnti_feedback *f, struct qnti_numbers *q);
+
+/* --- descent.c: cyclic coordinate descent on the codes, grids fixed; never worse under H. --- */
+qnt_status qnti_descend(qnt_context *ctx, const float *w, const float *h, size_t passes, struct qnti_numbers *q);
+
+/* --- refit.c: with codes fixed, each row's best scales (and minima) under H; rows where that fails keep theirs. --- */
+bool qnti_can_refit(const struct qnti_grid *grid);
+qnt_status qnti_refit_scales(qnt_context *ctx, const float *w, const float *h, struct qnti_numbers *q);
+
+#endif

@@ -1,0 +1,139 @@
+/*
+ * estimate.c - what a plan will need: memory, disk, arithmetic.
+ *
+ * Memory is the largest sum of what lives at once at any site: the residual
+ * streams, a site's inputs, the block's weights, the Hessian in its forms, the
+ * layer in hand, each thread's working memory. Mapped pages of the source are
+ * not counted: the system may drop them.
+ */
+#include "sweep/sweep.h"
+
+#include <string.h>
+
+enum {
+    PROCESS_BYTES = 24 << 20,       /* the program, its libraries, JSON and tokenizer of a small model */
+    BLAS_BYTES = 24 << 20,          /* OpenBLAS packs operands into a buffer of its own for each thread */
+    CHUNK_ROWS = 64                 /* rows that a solver holds (solve/nearest.c) */
+};
+
+/* Bytes that a layer's numbers take in memory beside the matrix itself: codes, scales, offsets. */
+static double numbers_bytes(double weights)
+{
+    return 1.25 * weights;
+}
+
+/* Working memory of a thread in the solvers: a chunk's weights, gradient and changes. */
+static double thread_bytes(double in)
+{
+    return 4 * CHUNK_ROWS * in * 3 + BLAS_BYTES;
+}
+
+struct need {
+    double memory, flops;
+};
+
+static double layers_weights(const struct qnt_plan *plan, enum qnti_site site, double *largest)
+{
+    double sum = 0;
+    *largest = 0;
+    for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++) {
+        const struct qnti_weight *w = qnti_checkpoint_weight(plan->model->checkpoint, 0, qnti_site_roles[site][i]);
+        double n = w ? (double)w->rows * (double)w->cols : 0;
+        sum += n;
+        *largest = n > *largest ? n : *largest;
+    }
+    return sum;
+}
+
+/* Highest use of memory while a site is measured and quantized, beyond streams and block; flops of all blocks. */
+static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, bool hessian, double threads)
+{
+    const struct qnti_config *c = &plan->model->checkpoint->config;
+    double in = (double)qnti_site_width(c, site), tokens = (double)plan->totals.tokens, largest;
+    double weights = layers_weights(plan, site, &largest);
+    bool kept = site == QNTI_SITE_O || site == QNTI_SITE_DOWN;
+    struct need n = {0};
+    n.memory = (kept ? 4 * tokens * in : 0) + numbers_bytes(weights);
+    n.memory += 4 * largest + threads * thread_bytes(in); /* the layer's working copy */
+    if (hessian)
+        n.memory += (4 + 4 + 4) * in * in;                /* f64 sums (half), f32 Hessian, factor */
+    if (hessian)
+        n.memory += 4 * in * in;                          /* the ordered copy that is factored */
+    n.flops = 2 * tokens * weights;
+    if (hessian)
+        n.flops += tokens * in * in + 2.0 / 3.0 * in * in * in + 2 * weights * in;
+    n.flops *= (double)c->blocks;
+    return n;
+}
+
+static bool needs_hessian(const struct qnt_plan *plan)
+{
+    return plan->recipe && (qnti_recipe_needs(plan->recipe) & QNTI_NEED_HESSIAN);
+}
+
+static double block_weights(const struct qnt_plan *plan)
+{
+    double sum = 0, largest;
+    for (enum qnti_site site = 0; site < QNTI_SITES; site++)
+        sum += layers_weights(plan, site, &largest);
+    return sum;
+}
+
+static void estimate_work(struct qnt_plan *plan)
+{
+    const struct qnti_config *c = &plan->model->checkpoint->config;
+    double threads = (double)qnti_max((size_t)qnt_context_threads(plan->ctx), 1);
+    double streams = plan->recipe && qnt_recipe_needs_pairs(plan->recipe) ? 2 : 1, site_memory = 0;
+    double seqlen = (double)plan->windows.tokens, base;
+    bool hessian = needs_hessian(plan);
+    for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
+        struct need n = site_need(plan, site, hessian, threads);
+        site_memory = n.memory > site_memory ? n.memory : site_memory;
+        plan->totals.flops += streams * n.flops;
+    }
+    base = 4 * streams * ((double)plan->totals.tokens * (double)c->hidden + block_weights(plan));
+    base += 4 * seqlen * (3.0 * (double)c->hidden + 3.0 * (double)c->ffn + 3.0 * (double)(c->heads * c->head_dim)) +
+            4 * threads * seqlen * seqlen; /* the workspace of one window */
+    plan->totals.memory_bytes = (uint64_t)(base + site_memory) + PROCESS_BYTES;
+    plan->totals.passes = plan->windows.count > 0;
+}
+
+uint64_t qnti_target_bytes(const struct qnt_plan *plan, const struct qnti_target *t)
+{
+    size_t bytes = 0;
+    if (strncmp(t->layout, "gguf:", 5) == 0 &&
+        qnt_pack_bytes(plan->ctx, t->layout, t->source->rows, t->source->cols, &bytes) == QNT_OK)
+        return bytes;
+    if (t->quantized) { /* native: the affine grid's bits */
+        const struct qnti_recipe_step *step = qnti_recipe_weights(plan->recipe);
+        const struct qnti_affine_params *p = step->params;
+        double group = p->group_size && !p->per_tensor ? (double)p->group_size : (double)t->source->cols;
+        double bits = p->bits + (16 + (p->sym ? 0 : p->bits)) / group;
+        return (uint64_t)(bits / 8 * (double)t->source->rows * (double)t->source->cols);
+    }
+    return qnti_weight_bytes(t->source);
+}
+
+qnt_status qnti_plan_estimate(struct qnt_plan *plan)
+{
+    double quantized_bits = 0, quantized = 0;
+    uint64_t store = 0;
+    plan->totals.tokens = plan->windows.count * plan->windows.tokens;
+    for (size_t t = 0; t < plan->job.count; t++) {
+        const struct qnti_target *target = &plan->job.targets[t];
+        uint64_t bytes = qnti_target_bytes(plan, target);
+        plan->totals.source_bytes += qnti_weight_bytes(target->source);
+        plan->totals.output_bytes += bytes;
+        if (!target->quantized)
+            continue;
+        quantized_bits += 8 * (double)bytes;
+        quantized += (double)target->source->rows * (double)target->source->cols;
+        store += bytes + bytes / 8;
+    }
+    plan->totals.bits_per_weight = quantized > 0 ? quantized_bits / quantized : 0;
+    plan->totals.disk_bytes = plan->totals.output_bytes + store;
+    if (!plan->job.format->folder && plan->job.format->bytes)
+        QNT_TRY(plan->job.format->bytes(&plan->job, &plan->totals.output_bytes));
+    estimate_work(plan);
+    return QNT_OK;
+}

@@ -1,0 +1,176 @@
+/*
+ * targets.c - the list of tensors of an output, and what the user's patterns change in it.
+ */
+#include "sweep/sweep.h"
+
+#include <string.h>
+#include <stdio.h>
+
+static void add(struct qnti_export *job, const struct qnti_weight *w, enum qnti_role role, bool bias, size_t block)
+{
+    if (!w)
+        return;
+    if (job->targets)
+        job->targets[job->count] = (struct qnti_target){.source = w, .role = role, .bias = bias, .block = block};
+    job->count++;
+}
+
+static void add_role(struct qnti_export *job, enum qnti_role role, size_t block)
+{
+    add(job, qnti_checkpoint_weight(job->source, block, role), role, false, block);
+    add(job, qnti_checkpoint_bias(job->source, block, role), role, true, block);
+}
+
+static void add_all(struct qnti_export *job)
+{
+    add_role(job, QNTI_EMBED, 0);
+    for (size_t b = 0; b < job->source->config.blocks; b++)
+        for (enum qnti_role role = QNTI_ATTN_NORM; role < QNTI_ROLES; role++)
+            add_role(job, role, b);
+    add_role(job, QNTI_FINAL_NORM, 0);
+    add_role(job, QNTI_HEAD, 0);
+}
+
+/* Two passes over the same list: count, then fill. */
+qnt_status qnti_targets_list(struct qnti_export *job)
+{
+    job->count = 0;
+    add_all(job);
+    QNT_TRY(QNTI_NEW(job->ctx, job->count, &job->targets));
+    job->count = 0;
+    add_all(job);
+    return QNT_OK;
+}
+
+static qnt_status matches_any(qnt_context *ctx, const char *const *patterns, size_t count, const char *name, bool *any)
+{
+    *any = false;
+    for (size_t i = 0; i < count && !*any; i++)
+        QNT_TRY(qnti_pattern_match(ctx, patterns[i], name, any));
+    return QNT_OK;
+}
+
+/* Layers that --include does not name, or --exclude does, stay float: in the format's own way. */
+static qnt_status exclude(struct qnt_plan *plan, struct qnti_target *t)
+{
+    const qnt_quantize_options *o = &plan->options;
+    bool included = o->include_count == 0, excluded;
+    if (!t->quantized)
+        return QNT_OK;
+    if (!included)
+        QNT_TRY(matches_any(plan->ctx, o->include, o->include_count, t->source->name, &included));
+    QNT_TRY(matches_any(plan->ctx, o->exclude, o->exclude_count, t->source->name, &excluded));
+    if (included && !excluded)
+        return QNT_OK;
+    t->quantized = false;
+    t->layout = plan->job.format->folder ? "plain" : "gguf:f16";
+    t->note = excluded ? "excluded" : "not included";
+    return QNT_OK;
+}
+
+/* "PATTERN:key=value,...": split at the last colon before the first '='. */
+static qnt_status split_override(qnt_context *ctx, const char *text, char **pattern, const char **settings)
+{
+    const char *equals = strchr(text, '='), *colon = NULL;
+    for (const char *c = text; equals && c < equals; c++)
+        if (*c == ':')
+            colon = c;
+    if (!colon || colon == text)
+        return qnti_fail(ctx, QNT_INVALID, "--layer \"%s\" is not PATTERN:key=value,...", text);
+    *settings = colon + 1;
+    return qnti_copy_bytes(ctx, text, (size_t)(colon - text), pattern);
+}
+
+/* `type=q5_0` names another layout of the same container. */
+static qnt_status override_type(struct qnt_plan *plan, struct qnti_target *t, const char *type)
+{
+    char name[64];
+    const struct qnti_layout *layout;
+    if (plan->job.format->folder)
+        return qnti_fail(plan->ctx, QNT_INVALID, "%s: type=%s, but format %s has no types", t->source->name, type,
+                         plan->job.format->name);
+    if (snprintf(name, sizeof name, "gguf:%s", type) >= (int)sizeof name)
+        return qnti_fail(plan->ctx, QNT_INVALID, "type \"%s\" is too long", type);
+    layout = qnti_layout_find(plan->ctx, name);
+    if (!layout)
+        return QNT_NOT_FOUND;
+    t->layout = layout->name;
+    return qnti_layout_width(plan->ctx, layout, t->source->name, t->source->cols);
+}
+
+/* key=value pairs, comma by comma, for the layer's own copy of the recipe. */
+static qnt_status apply_settings(struct qnt_plan *plan, struct qnti_target *t, qnt_recipe *recipe, char *settings)
+{
+    for (char *key = settings, *next; key; key = next) {
+        char *comma = strchr(key, ','), *equals;
+        next = comma ? comma + 1 : NULL;
+        if (comma)
+            *comma = 0;
+        equals = strchr(key, '=');
+        if (!equals)
+            return qnti_fail(plan->ctx, QNT_INVALID, "--layer: \"%s\" is not key=value", key);
+        *equals = 0;
+        if (strcmp(key, "type") == 0)
+            QNT_TRY(override_type(plan, t, equals + 1));
+        else
+            QNT_TRY(qnt_recipe_set(recipe, key, equals + 1));
+    }
+    return QNT_OK;
+}
+
+static qnt_status override(struct qnt_plan *plan, struct qnti_target *t, qnt_recipe *recipe, size_t *used)
+{
+    for (size_t i = 0; i < plan->options.layer_count; i++) {
+        char *pattern = NULL, *copy = NULL;
+        const char *settings;
+        bool match = false;
+        qnt_status status = split_override(plan->ctx, plan->options.layers[i], &pattern, &settings);
+        if (status == QNT_OK)
+            status = qnti_pattern_match(plan->ctx, pattern, t->source->name, &match);
+        if (status == QNT_OK && match) {
+            used[i]++;
+            status = qnti_copy_string(plan->ctx, settings, &copy);
+            if (status == QNT_OK)
+                status = apply_settings(plan, t, recipe, copy);
+        }
+        qnti_free(plan->ctx, copy);
+        qnti_free(plan->ctx, pattern);
+        QNT_TRY(status);
+    }
+    return QNT_OK;
+}
+
+/* The target's recipe: the plan's with the user's overrides, adapted to its layout. */
+static qnt_status make_recipe(struct qnt_plan *plan, size_t index, size_t *used)
+{
+    struct qnti_target *t = &plan->job.targets[index];
+    const struct qnti_layout *layout;
+    qnt_recipe *own;
+    qnt_status status;
+    QNT_TRY(qnt_recipe_copy(plan->recipe, &own));
+    status = override(plan, t, own, used);
+    if (status == QNT_OK) {
+        layout = qnti_layout_find(plan->ctx, t->layout);
+        status = layout ? qnti_recipe_adapt(own, layout, &plan->recipes[index]) : QNT_NOT_FOUND;
+    }
+    qnt_recipe_destroy(own);
+    return status;
+}
+
+qnt_status qnti_targets_recipes(struct qnt_plan *plan)
+{
+    size_t *used;
+    qnt_status status = QNT_OK;
+    QNT_TRY(QNTI_NEW(plan->ctx, plan->options.layer_count + 1, &used));
+    for (size_t t = 0; status == QNT_OK && t < plan->job.count; t++) {
+        status = exclude(plan, &plan->job.targets[t]);
+        if (status == QNT_OK && plan->job.targets[t].quantized && plan->recipe)
+            status = make_recipe(plan, t, used);
+    }
+    for (size_t i = 0; status == QNT_OK && i < plan->options.layer_count; i++)
+        if (!used[i])
+            status = qnti_fail(plan->ctx, QNT_INVALID, "--layer \"%s\" matches no layer that is quantized",
+                               plan->options.layers[i]);
+    qnti_free(plan->ctx, used);
+    return status;
+}

@@ -1,0 +1,113 @@
+/*
+ * transform.c - run-time transforms of inputs and of weight rows.
+ */
+#include "transform/transform.h"
+
+#include <math.h>
+#include <string.h>
+
+bool qnti_transform_is_identity(const struct qnti_transform *t)
+{
+    return !t->scale && !t->shift && !t->permutation && !t->rotation.block;
+}
+
+void qnti_transform_free(qnt_context *ctx, struct qnti_transform *t)
+{
+    qnti_free(ctx, t->scale);
+    qnti_free(ctx, t->shift);
+    qnti_free(ctx, t->permutation);
+    qnti_free(ctx, t->rotation.small_matrix);
+    qnti_free(ctx, t->rotation.sign);
+    memset(t, 0, sizeof *t);
+}
+
+/* In place: n-point Walsh transform of every `step`-th number, orthonormal. */
+static void walsh(float *x, size_t n)
+{
+    float norm = 1 / sqrtf((float)n);
+    for (size_t half = 1; half < n; half *= 2)
+        for (size_t i = 0; i < n; i += 2 * half)
+            for (size_t j = i; j < i + half; j++) {
+                float a = x[j], b = x[j + half];
+                x[j] = a + b;
+                x[j + half] = a - b;
+            }
+    for (size_t i = 0; i < n; i++)
+        x[i] *= norm;
+}
+
+/* The small factor on one block: rows of `inner` numbers are mixed by M, or by its transpose. */
+static void mix(const struct qnti_rotation *r, bool transposed, const float *x, float *y)
+{
+    size_t m = r->small, inner = r->block / m;
+    memset(y, 0, r->block * sizeof *y);
+    for (size_t i = 0; i < m; i++)
+        for (size_t k = 0; k < m; k++) {
+            float a = transposed ? r->small_matrix[k * m + i] : r->small_matrix[i * m + k];
+            for (size_t j = 0; j < inner; j++)
+                y[i * inner + j] += a * x[k * inner + j];
+        }
+}
+
+/* R x, or R^T x: Walsh is its own transpose, the signs act first on the way in and last on the way back. */
+static void rotate(const struct qnti_rotation *r, bool back, size_t width, float *x, float *scratch)
+{
+    for (size_t i = 0; r->sign && !back && i < width; i++)
+        x[i] *= r->sign[i];
+    for (size_t start = 0; start + r->block <= width; start += r->block) {
+        size_t inner = r->block / qnti_max(r->small, 1);
+        for (size_t i = 0; i < r->block; i += inner)
+            walsh(x + start + i, inner);
+        if (r->small_matrix) {
+            mix(r, back, x + start, scratch);
+            memcpy(x + start, scratch, r->block * sizeof *x);
+        }
+    }
+    for (size_t i = 0; r->sign && back && i < width; i++)
+        x[i] *= r->sign[i];
+}
+
+void qnti_transform_forward(const struct qnti_transform *t, size_t width, const float *x, float *y, float *scratch)
+{
+    for (size_t j = 0; j < width; j++) {
+        size_t c = t->permutation ? t->permutation[j] : j;
+        float v = t->shift ? x[c] - t->shift[c] : x[c];
+        y[j] = t->scale ? v / t->scale[c] : v;
+    }
+    if (t->rotation.block)
+        rotate(&t->rotation, false, width, y, scratch);
+}
+
+void qnti_transform_weight_back(const struct qnti_transform *t, size_t width, const float *w, float *y, float *scratch)
+{
+    float *rotated = scratch + width;
+    memcpy(rotated, w, width * sizeof *w);
+    if (t->rotation.block)
+        rotate(&t->rotation, true, width, rotated, scratch);
+    for (size_t j = 0; j < width; j++) {
+        size_t c = t->permutation ? t->permutation[j] : j;
+        y[c] = t->scale ? rotated[j] / t->scale[c] : rotated[j];
+    }
+}
+
+void qnti_transform_weight(const struct qnti_transform *t, size_t width, const float *w, float *y, float *scratch)
+{
+    for (size_t j = 0; j < width; j++) {
+        size_t c = t->permutation ? t->permutation[j] : j;
+        y[j] = t->scale ? w[c] * t->scale[c] : w[c];
+    }
+    if (t->rotation.block)
+        rotate(&t->rotation, false, width, y, scratch);
+}
+
+double qnti_transform_bits(const struct qnti_transform *t, size_t width)
+{
+    double bits = 0, n = (double)width;
+    bits += t->scale ? 32 * n : 0;
+    bits += t->shift ? 32 * n : 0;
+    bits += t->permutation ? 32 * n : 0;
+    bits += t->rotation.sign ? n : 0;
+    if (t->rotation.small_matrix)
+        bits += 32.0 * (double)t->rotation.small * (double)t->rotation.small;
+    return bits;
+}
