@@ -49,7 +49,7 @@ SPECIAL = ["<|bos|>", "<|eos|>", "<|pad|>"]
 BOS, EOS, PAD = 0, 1, 2
 WINDOW = 256                                    # of the evaluation; the first token is BOS
 PEAK_LR, WARMUP, HORIZON = 2e-3, 200, 4800      # first part: half of a cosine over HORIZON steps
-COOLDOWN, RAMP, STEPS = 2400, 50, 3600          # second part: from COOLDOWN linearly to zero
+COOLDOWN, RAMP, STEPS = 2400, 50, 3300          # second part: from COOLDOWN linearly to zero
 CHUNKS, DECAY, EVAL_EVERY = 2, 0.1, 300         # windows of CONTEXT a step, weight decay
 
 # --- text ----------------------------------------------------------------------------------------

@@ -173,6 +173,11 @@ int cli_json_print(json_t *value)
     return CLI_OK;
 }
 
+int cli_report_text(struct cli *cli, const char *path, const char *text)
+{
+    return path ? cli_try(cli, qnt_file_write(cli->ctx, path, text, strlen(text))) : CLI_OK;
+}
+
 int cli_report_write(struct cli *cli, const char *path, const json_t *json)
 {
     char *text;
@@ -182,29 +187,41 @@ int cli_report_write(struct cli *cli, const char *path, const json_t *json)
     text = json_dumps(json, JSON_INDENT(2));
     if (!text)
         cli_no_memory();
-    code = cli_try(cli, qnt_file_write(cli->ctx, path, text, strlen(text)));
+    code = cli_report_text(cli, path, text);
     free(text);
     return code;
 }
 
-int cli_output_check(const char *path)
+static int cannot_write(const char *path, int error)
 {
-    const char *slash = strrchr(path, '/');
-    size_t n = slash == path ? 1 : slash ? (size_t)(slash - path) : 0;
-    char *folder = n ? strndup(path, n) : strdup(".");
-    struct stat there;
-    int error = 0;
-    if (!folder)
-        cli_no_memory();
-    if (stat(path, &there) == 0 && S_ISDIR(there.st_mode))
-        error = EISDIR;
-    else if (access(folder, W_OK | X_OK) != 0)
-        error = errno;
-    free(folder);
-    if (!error)
-        return CLI_OK;
     cli_error("%s cannot be written: %s", path, strerror(error));
     return CLI_FAILED;
+}
+
+int cli_place_check(const char *path)
+{
+    size_t n = strlen(path);
+    char *folder;
+    int error = 0;
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    while (n > 0 && path[n - 1] != '/')
+        n--;
+    folder = n ? strndup(path, n) : strdup(".");
+    if (!folder)
+        cli_no_memory();
+    if (access(folder, W_OK | X_OK) != 0)
+        error = errno;
+    free(folder);
+    return error ? cannot_write(path, error) : CLI_OK;
+}
+
+int cli_output_check(const char *path)
+{
+    struct stat there;
+    if (stat(path, &there) == 0 && S_ISDIR(there.st_mode))
+        return cannot_write(path, EISDIR);
+    return cli_place_check(path);
 }
 
 int cli_report_check(const char *path)

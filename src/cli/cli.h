@@ -103,11 +103,13 @@ void *cli_new(size_t count, size_t bytes);
 json_t *cli_json_number(double x);
 /* Prints and frees. */
 int cli_json_print(json_t *value);
-/* Writes `json` to the file, if one is named. */
+/* Writes a report to the file, if one is named. */
+int cli_report_text(struct cli *cli, const char *path, const char *text);
 int cli_report_write(struct cli *cli, const char *path, const json_t *json);
 /* Before long work: whether a report can be written there. NULL is fine. */
 int cli_report_check(const char *path);
-/* Whether a file can be created or replaced at `path`. */
+/* Whether something can be made at `path`; whether a file can be made or replaced there. */
+int cli_place_check(const char *path);
 int cli_output_check(const char *path);
 /* "1.23 GiB" in `text`, which it returns. */
 const char *cli_size_text(uint64_t bytes, char text[32]);

@@ -21,19 +21,28 @@ static const struct cli_option evaluation[] = {
      .help = "tokens of a window; default: 512"},
     {.name = "chunks", .type = CLI_INT, .offset = offsetof(struct eval_values, chunks), .metavar = "N", .least = 1,
      .help = "only the first N windows; default: all"},
-    ROW(against, TEXT, "against", "MODEL", "the model to compare with: KL divergence and agreement of the first choice"),
+    ROW(against, TEXT, "against", "MODEL",
+        "the model to compare with: KL divergence and agreement of the first choice"),
     ROW(report, TEXT, "report", "FILE.json", "the result as a file"),
 };
 
 static const struct cli_group groups[] = {CLI_GROUP("evaluation", evaluation, 0), CLI_WORK, {0}};
 
+/* clang-format off: a key and its value a line */
 static json_t *result_json(const char *model, const struct eval_values *v, const qnt_eval_result *r)
 {
-    json_t *json = json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:o,s:o,s:o,s:f}", "model", model, "text", v->text, "protocol",
-                             v->protocol ? v->protocol : "llamacpp", "ctx", (json_int_t)r->ctx, "windows",
-                             (json_int_t)r->windows, "scored", (json_int_t)r->scored, "nll", cli_json_number(r->nll),
-                             "perplexity", cli_json_number(r->perplexity), "perplexity_error",
-                             cli_json_number(r->perplexity_error), "seconds", r->seconds);
+    json_t *json = json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:o,s:o,s:o,s:f}",
+                             "version", qnt_version(),
+                             "model", model,
+                             "text", v->text,
+                             "protocol", v->protocol ? v->protocol : "llamacpp",
+                             "ctx", (json_int_t)r->ctx,
+                             "windows", (json_int_t)r->windows,
+                             "scored", (json_int_t)r->scored,
+                             "nll", cli_json_number(r->nll),
+                             "perplexity", cli_json_number(r->perplexity),
+                             "perplexity_error", cli_json_number(r->perplexity_error),
+                             "seconds", r->seconds);
     if (!r->compared)
         return json;
     json_object_set_new(json, "against", json_string(v->against));
@@ -43,6 +52,7 @@ static json_t *result_json(const char *model, const struct eval_values *v, const
     json_object_set_new(json, "top1", cli_json_number(r->top1));
     return json;
 }
+/* clang-format on */
 
 static void print_result(const qnt_eval_result *r)
 {

@@ -58,32 +58,65 @@ static double bits_of(const struct kind *kind)
     return kind->elements ? 8.0 * (double)kind->bytes / (double)kind->elements : 0;
 }
 
-static json_t *model_json(const qnt_model *model, const qnt_model_info *m, const struct kinds *kinds, bool verbose)
+/* clang-format off: a key and its value a line */
+static json_t *kinds_json(const struct kinds *kinds)
 {
-    json_t *types = json_array(), *json;
-    qnt_model_tensor t;
+    json_t *list = json_array();
     for (size_t i = 0; i < kinds->count; i++) {
         const struct kind *k = &kinds->items[i];
-        json_array_append_new(types, json_pack("{s:s,s:I,s:I,s:I,s:f}", "type", k->type, "tensors",
-                                               (json_int_t)k->tensors, "elements", (json_int_t)k->elements, "bytes",
-                                               (json_int_t)k->bytes, "bits_per_weight", bits_of(k)));
+        json_array_append_new(list, json_pack("{s:s,s:I,s:I,s:I,s:f}",
+                                              "type", k->type,
+                                              "tensors", (json_int_t)k->tensors,
+                                              "elements", (json_int_t)k->elements,
+                                              "bytes", (json_int_t)k->bytes,
+                                              "bits_per_weight", bits_of(k)));
     }
-    json = json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:b,s:I,s:I,s:o,s:o}", "path", m->path, "kind",
-                     m->kind, "family", m->family, "architecture", m->architecture, "hidden", (json_int_t)m->hidden,
-                     "ffn", (json_int_t)m->ffn, "blocks", (json_int_t)m->blocks, "heads", (json_int_t)m->heads,
-                     "kv_heads", (json_int_t)m->kv_heads, "head_dim", (json_int_t)m->head_dim, "vocab",
-                     (json_int_t)m->vocab, "context", (json_int_t)m->context, "tied_head", m->tied_head, "parameters",
-                     (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "bits_per_weight",
-                     cli_json_number(m->bits_per_weight), "types", types);
-    if (!verbose)
-        return json;
-    types = json_array();
+    return list;
+}
+
+static json_t *tensors_json(const qnt_model *model)
+{
+    json_t *list = json_array();
+    qnt_model_tensor t;
     for (size_t i = 0; qnt_model_get_tensor(model, i, &t); i++)
-        json_array_append_new(types, json_pack("{s:s,s:s,s:I,s:I,s:I,s:o}", "name", t.name, "type", t.type, "rows",
-                                               (json_int_t)t.rows, "cols", (json_int_t)t.cols, "bytes",
-                                               (json_int_t)t.bytes, "bits_per_weight",
-                                               cli_json_number(t.bits_per_weight)));
-    json_object_set_new(json, "tensors", types);
+        json_array_append_new(list, json_pack("{s:s,s:s,s:I,s:I,s:I,s:o}",
+                                              "name", t.name,
+                                              "type", t.type,
+                                              "rows", (json_int_t)t.rows,
+                                              "cols", (json_int_t)t.cols,
+                                              "bytes", (json_int_t)t.bytes,
+                                              "bits_per_weight", cli_json_number(t.bits_per_weight)));
+    return list;
+}
+
+static json_t *info_json(const qnt_model_info *m)
+{
+    return json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:b,s:I,s:I,s:o}",
+                     "path", m->path,
+                     "kind", m->kind,
+                     "family", m->family,
+                     "architecture", m->architecture,
+                     "hidden", (json_int_t)m->hidden,
+                     "ffn", (json_int_t)m->ffn,
+                     "blocks", (json_int_t)m->blocks,
+                     "heads", (json_int_t)m->heads,
+                     "kv_heads", (json_int_t)m->kv_heads,
+                     "head_dim", (json_int_t)m->head_dim,
+                     "vocab", (json_int_t)m->vocab,
+                     "context", (json_int_t)m->context,
+                     "tied_head", m->tied_head,
+                     "parameters", (json_int_t)m->parameters,
+                     "bytes", (json_int_t)m->bytes,
+                     "bits_per_weight", cli_json_number(m->bits_per_weight));
+}
+/* clang-format on */
+
+static json_t *model_json(const qnt_model *model, const qnt_model_info *info, const struct kinds *kinds, bool verbose)
+{
+    json_t *json = info_json(info);
+    json_object_set_new(json, "types", kinds_json(kinds));
+    if (verbose)
+        json_object_set_new(json, "tensors", tensors_json(model));
     return json;
 }
 

@@ -204,17 +204,28 @@ static json_t *lines_json(const char *text)
     return list;
 }
 
+/* clang-format off: a key and its value a line */
 static json_t *report_json(const struct layer_run *run, const qnt_layer_report *r)
 {
-    const char *format = run->values->recipe.format;
-    return json_pack("{s:s,s:s,s:I,s:I,s:s,s:s?,s:f,s:o,s:o,s:o,s:I,s:I,s:I,s:f,s:o}", "layer", run->path, "output",
-                     run->values->output, "out", (json_int_t)run->weight.rows, "in", (json_int_t)run->weight.cols,
-                     "recipe", qnt_recipe_text(run->recipe), "format", format, "bits_per_weight", r->bits_per_weight,
-                     "weight_error", cli_json_number(r->weight_error), "output_error",
-                     cli_json_number(r->output_error), "damping", cli_json_number(r->damping), "tokens",
-                     (json_int_t)r->tokens, "skipped_tokens", (json_int_t)r->skipped_tokens, "dead_columns",
-                     (json_int_t)r->dead_columns, "seconds", r->seconds, "warnings", lines_json(r->warnings));
+    return json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:s?,s:f,s:o,s:o,s:o,s:I,s:I,s:I,s:f,s:o}",
+                     "version", qnt_version(),
+                     "layer", run->path,
+                     "output", run->values->output,
+                     "out", (json_int_t)run->weight.rows,
+                     "in", (json_int_t)run->weight.cols,
+                     "recipe", qnt_recipe_text(run->recipe),
+                     "format", run->values->recipe.format,
+                     "bits_per_weight", r->bits_per_weight,
+                     "weight_error", cli_json_number(r->weight_error),
+                     "output_error", cli_json_number(r->output_error),
+                     "damping", cli_json_number(r->damping),
+                     "tokens", (json_int_t)r->tokens,
+                     "skipped_tokens", (json_int_t)r->skipped_tokens,
+                     "dead_columns", (json_int_t)r->dead_columns,
+                     "seconds", r->seconds,
+                     "warnings", lines_json(r->warnings));
 }
+/* clang-format on */
 
 static void print_report(const struct layer_run *run, const qnt_layer_report *r)
 {
@@ -240,8 +251,6 @@ static int report(struct layer_run *run)
     json_t *json;
     int code;
     CLI_TRY(cli_try(run->cli, qnt_report(run->q, &r)));
-    for (const char *w = r.warnings; *w; w += strcspn(w, "\n"), w += *w == '\n')
-        cli_warning("%s: %.*s", run->path, (int)strcspn(w, "\n"), w);
     json = report_json(run, &r);
     code = cli_report_write(run->cli, run->values->report, json);
     if (code == CLI_OK && run->cli->common->json)

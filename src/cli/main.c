@@ -82,7 +82,7 @@ static bool complete(const struct cli_command *command, const struct cli *cli, c
     const struct cli_option *missing = cli_options_missing(command->groups, values);
     size_t n = cli->arguments.count;
     if (n < command->least)
-        cli_error("usage: quant %s %s", command->name, command->arguments);
+        cli_error("an argument is missing; usage: quant %s %s", command->name, command->arguments);
     else if (n > command->most)
         cli_error("\"%s\" is one argument too many; usage: quant %s %s", cli->arguments.items[command->most],
                   command->name, command->arguments);

@@ -129,16 +129,17 @@ static bool store_number(const struct found *f, const char *text)
         return true;
     }
     if (!(size ? read_size : read_int)(text, &number->value)) {
-        cli_error("%s %s: expected %s%s%s", f->spelt, text, size ? "a size, such as 500M or 1.5GiB" : "a whole number",
-                  o->words ? " or " : "", o->words ? o->words : "");
+        cli_error("%s \"%s\": expected %s%s%s", f->spelt, text,
+                  size ? "a size, such as 500M or 1.5GiB" : "a whole number", o->words ? " or " : "",
+                  o->words ? o->words : "");
         return false;
     }
     if (number->value >= o->least && number->value <= greatest)
         return true;
     if (greatest == UINT64_MAX)
-        cli_error("%s %s: expected at least %llu", f->spelt, text, (unsigned long long)o->least);
+        cli_error("%s \"%s\": expected at least %llu", f->spelt, text, (unsigned long long)o->least);
     else
-        cli_error("%s %s: expected %llu to %llu", f->spelt, text, (unsigned long long)o->least,
+        cli_error("%s \"%s\": expected %llu to %llu", f->spelt, text, (unsigned long long)o->least,
                   (unsigned long long)greatest);
     return false;
 }
@@ -148,14 +149,14 @@ static bool store_flag(const struct found *f, const char *text)
     *(bool *)f->at = strcmp(text, "true") == 0;
     if (*(bool *)f->at || strcmp(text, "false") == 0)
         return true;
-    cli_error("%s=%s: expected true or false", f->spelt, text);
+    cli_error("%s \"%s\": expected true or false", f->spelt, text);
     return false;
 }
 
 static bool store_text(const struct found *f, const char *text)
 {
     if (f->option->words && !one_of(f->option->words, text)) {
-        cli_error("%s %s: expected one of %s", f->spelt, text, f->option->words);
+        cli_error("%s \"%s\": expected one of %s", f->spelt, text, f->option->words);
         return false;
     }
     if (*text == 0) {
@@ -231,7 +232,7 @@ static bool take(const struct found *f, const char *written, int argc, char **ar
     if (!value) {
         const char *next = *at + 1 < argc ? argv[*at + 1] : NULL;
         if (!next || (next[0] == '-' && next[1])) {
-            cli_error("%s needs a value %s%s%s", f->spelt, f->option->metavar, next ? ", but before " : "",
+            cli_error("%s needs a value %s%s%s", f->spelt, f->option->metavar, next ? ", not the option " : "",
                       next ? next : "");
             return false;
         }

@@ -161,7 +161,21 @@ void cli_plan_print(const qnt_plan *plan, bool verbose)
     printf("%-16s %.3g Gflop\n", "work", t.flops * 1e-9);
 }
 
-void cli_plan_print_result(const qnt_plan *plan, const char *output)
+/* The end check, where there was one. */
+static void print_verification(const char *report)
+{
+    json_t *json = json_loads(report, 0, NULL);
+    double source, perplexity, kl, top1;
+    int windows;
+    if (json && json_unpack(json, "{s:{s:i,s:F,s:F,s:F,s:F}}", "verify", "windows", &windows, "source_perplexity",
+                            &source, "perplexity", &perplexity, "mean_kl", &kl, "top1", &top1) == 0)
+        printf("%-16s perplexity %.4f, of the source %.4f; KL divergence %.6f, same first choice %.2f %% "
+               "(%d windows)\n",
+               "end check", perplexity, source, kl, 100 * top1, windows);
+    json_decref(json);
+}
+
+void cli_plan_print_result(const qnt_plan *plan, const char *output, const char *report)
 {
     qnt_plan_totals t;
     qnt_plan_get_totals(plan, &t);
@@ -171,4 +185,5 @@ void cli_plan_print_result(const qnt_plan *plan, const char *output)
     printf("%-16s %.4f\n", "bits per weight", t.bits_per_weight);
     print_size("source", t.source_bytes);
     print_size("output", t.output_bytes);
+    print_verification(report);
 }

@@ -30,7 +30,8 @@ static const struct cli_option output[] = {
 };
 
 static const struct cli_option calibration[] = {
-    ROW(calibration, TEXT, "calib", "FILE", "calibration text: plain, JSON lines with a key text, or .npy of token ids"),
+    ROW(calibration, TEXT, "calib", "FILE",
+        "calibration text: plain, JSON lines with a key text, or .npy of token ids"),
     {.name = "samples", .type = CLI_INT, .offset = offsetof(struct quantize_values, samples), .metavar = "N",
      .least = 1, .words = "all", .help = "windows of the text that are used; default: 128"},
     {.name = "seqlen", .type = CLI_INT, .offset = offsetof(struct quantize_values, seqlen), .metavar = "N", .least = 1,
@@ -101,16 +102,13 @@ static int check(struct cli *cli, const struct quantize_values *v, bool dry)
         cli_error("--output OUT is missing; usage: quant quantize MODEL -o OUT");
         return CLI_USAGE;
     }
+    if (!dry)
+        CLI_TRY(cli_place_check(v->output));
     CLI_TRY(cli_report_check(v->report));
     if (v->recipe.method && strcmp(v->recipe.method, "none") != 0)
         code = cli_recipe_open(cli, v->recipe.method, &v->recipe.settings, &recipe);
     qnt_recipe_destroy(recipe);
     return code;
-}
-
-static int write_report(struct cli *cli, const char *path, const char *json)
-{
-    return path ? cli_try(cli, qnt_file_write(cli->ctx, path, json, strlen(json))) : CLI_OK;
 }
 
 static int use_plan(struct cli *cli, const struct quantize_values *v, bool dry, qnt_plan *plan)
@@ -119,15 +117,14 @@ static int use_plan(struct cli *cli, const struct quantize_values *v, bool dry, 
     if (!dry)
         CLI_TRY(cli_try(cli, qnt_plan_run(plan)));
     cli_progress_end(&cli->progress);
-    if (v->report || v->common.json)
-        CLI_TRY(cli_try(cli, qnt_plan_report(plan, &json)));
-    CLI_TRY(write_report(cli, v->report, json));
+    CLI_TRY(cli_try(cli, qnt_plan_report(plan, &json)));
+    CLI_TRY(cli_report_text(cli, v->report, json));
     if (v->common.json)
         puts(json);
     else if (dry)
         cli_plan_print(plan, v->verbose);
     else
-        cli_plan_print_result(plan, v->output);
+        cli_plan_print_result(plan, v->output, json);
     return CLI_OK;
 }
 

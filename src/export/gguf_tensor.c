@@ -91,10 +91,11 @@ static qnt_status convert_task(void *arg, size_t index)
     size_t first = index * t->rows_per_task, rows = qnti_min(t->rows_per_task, t->rows - first);
     float *x = t->x + first * t->cols;
     uint8_t *bytes = t->bytes + first * t->row_bytes;
-    if (t->grid.form != QNTI_FORM_FLOAT)
-        return store_blocks(t, x, rows, bytes);
-    if (t->grid.float_type == QNT_F16)
+    bool floats = t->grid.form == QNTI_FORM_FLOAT;
+    if (!floats || t->grid.float_type == QNT_F16) /* scales and minima of blocks are f16 too */
         t->clamped += clamp_f16(x, rows * t->cols);
+    if (!floats)
+        return store_blocks(t, x, rows, bytes);
     store_floats(t, x, rows * t->cols, bytes);
     return QNT_OK;
 }

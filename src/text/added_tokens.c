@@ -141,8 +141,8 @@ static size_t spaces_behind(const char *text, size_t bytes, size_t end)
     return end;
 }
 
-bool qnti_added_next(const struct qnti_added_set *set, const char *text, size_t bytes, size_t from,
-                     bool parse_special, struct qnti_added_match *match)
+bool qnti_added_next(const struct qnti_added_set *set, const char *text, size_t bytes, size_t from, bool parse_special,
+                     struct qnti_added_match *match)
 {
     for (size_t at = from; set->count && at < bytes;) {
         const struct qnti_added *token = longest(set, text + at, bytes - at);

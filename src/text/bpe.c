@@ -15,7 +15,7 @@ enum { KNOWN_PIECES = 1 << 13, KNOWN_BYTES = 23 };
 #define NO_SYMBOL UINT32_MAX
 
 struct qnti_symbol {
-    int32_t id;                        /* -1: merged into the one before */
+    int32_t id; /* -1: merged into the one before */
     uint32_t previous, next;
 };
 

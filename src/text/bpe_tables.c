@@ -1,6 +1,6 @@
 /*
- * bpe_tables.c - the tables of byte pair encoding: text to id, pair of ids to rank and id. Open addressing, at most half
- * full.
+ * bpe_tables.c - the tables of byte pair encoding: text to id, pair of ids to rank and id. Open addressing, at most
+ * half full.
  */
 #include "text/bpe.h"
 
@@ -10,7 +10,7 @@
 
 struct qnti_piece_slot {
     uint32_t hash;
-    int32_t id;                        /* -1: free */
+    int32_t id; /* -1: free */
 };
 
 /* The slot that holds the text, or the free one where it would stand. */

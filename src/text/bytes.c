@@ -15,7 +15,7 @@ enum { ALPHABET_END = 0x100 + 68, BYTE_PIECE_BYTES = 6 };
 
 struct alphabet {
     uint16_t character[256];
-    int16_t byte[ALPHABET_END];        /* -1: not in the alphabet */
+    int16_t byte[ALPHABET_END]; /* -1: not in the alphabet */
 };
 
 static void make_alphabet(struct alphabet *a)

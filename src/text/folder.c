@@ -22,7 +22,7 @@ static const char *const file_names[FILES] = {"config.json", "tokenizer_config.j
 struct folder {
     qnt_context *ctx;
     const char *path;
-    json_t *files[FILES];              /* NULL: not there */
+    json_t *files[FILES]; /* NULL: not there */
     qnti_tokenizer *t;
 };
 
@@ -106,13 +106,15 @@ static qnt_status add_tokens_around(struct folder *f)
 {
     json_t *decoder = json_object_get(f->files[TOKENIZER_CONFIG], "added_tokens_decoder"), *value;
     const char *key;
-    json_object_foreach(decoder, key, value) {
+    json_object_foreach(decoder, key, value)
+    {
         bool special = json_is_true(json_object_get(value, "special"));
         char *end;
         long long id = strtoll(key, &end, 10);
         QNT_TRY(add_later(f, end == key || *end ? -1 : id, json_object_get(value, "content"), special));
     }
-    json_object_foreach(f->files[ADDED_TOKENS], key, value) {
+    json_object_foreach(f->files[ADDED_TOKENS], key, value)
+    {
         json_t *content = json_string(key);
         qnt_status status = content ? QNT_OK : qnti_fail(f->ctx, QNT_NO_MEMORY, "out of memory");
         if (content)
@@ -167,7 +169,7 @@ static void find_special(struct folder *f)
     const struct {
         const char *token, *id;
         int64_t *to;
-        bool fixed;                    /* by the post-processor */
+        bool fixed; /* by the post-processor */
     } wanted[] = {
         {"bos_token", "bos_token_id", &v->bos, f->t->post_processor && v->add_bos},
         {"eos_token", "eos_token_id", &v->eos, f->t->post_processor && v->add_eos},
@@ -202,8 +204,8 @@ static qnt_status find_around(struct folder *f)
         bool add = *wanted[i].add;
         QNT_TRY(qnti_json_bool(f->ctx, file_names[TOKENIZER_CONFIG], f->files[TOKENIZER_CONFIG], wanted[i].key, &add));
         if (f->t->post_processor && add != *wanted[i].add)
-            qnti_log(f->ctx, QNT_LOG_WARNING, "%s: %s is %s, the post-processor does the other", f->path,
-                     wanted[i].key, add ? "true" : "false");
+            qnti_log(f->ctx, QNT_LOG_WARNING, "%s: %s is %s, the post-processor does the other", f->path, wanted[i].key,
+                     add ? "true" : "false");
         if (!f->t->post_processor)
             *wanted[i].add = add;
     }

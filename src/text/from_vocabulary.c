@@ -38,8 +38,10 @@ static qnt_status copy_special(qnti_tokenizer *t, const struct qnti_vocabulary *
     const struct {
         const char *name;
         int64_t from, *to;
-    } ids[] = {{"bos", v->bos, &t->vocabulary.bos}, {"eos", v->eos, &t->vocabulary.eos},
-               {"unk", v->unk, &t->vocabulary.unk}, {"pad", v->pad, &t->vocabulary.pad}};
+    } ids[] = {{"bos", v->bos, &t->vocabulary.bos},
+               {"eos", v->eos, &t->vocabulary.eos},
+               {"unk", v->unk, &t->vocabulary.unk},
+               {"pad", v->pad, &t->vocabulary.pad}};
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
         if (ids[i].from >= (int64_t)v->count)
             return qnti_fail(t->ctx, QNT_BAD_DATA, "%s: %s is token %lld of %zu", t->name, ids[i].name,

@@ -16,8 +16,8 @@ struct part {
 };
 
 struct section {
-    const char *key, *members;         /* of the root; of a Sequence */
-    const struct part *parts;          /* up to one without a type */
+    const char *key, *members; /* of the root; of a Sequence */
+    const struct part *parts;  /* up to one without a type */
 };
 
 /* A string that must be there. */
@@ -47,8 +47,7 @@ static qnt_status add_with_pattern(qnti_tokenizer *t, struct qnti_steps *steps, 
 static qnt_status add_step(qnti_tokenizer *t, struct qnti_steps *steps, const struct qnti_step *step,
                            const char *pattern, const char *content, size_t content_bytes)
 {
-    return qnti_steps_add(t->ctx, t->name, steps, step, pattern, pattern ? strlen(pattern) : 0, content,
-                          content_bytes);
+    return qnti_steps_add(t->ctx, t->name, steps, step, pattern, pattern ? strlen(pattern) : 0, content, content_bytes);
 }
 
 static qnt_status read_prepend(qnti_tokenizer *t, const json_t *json)
@@ -104,7 +103,7 @@ static qnt_status read_strip(qnti_tokenizer *t, const json_t *json)
 static qnt_status read_split(qnti_tokenizer *t, const json_t *json)
 {
     static const char *const behaviors[] = {
-        [QNTI_CUT_ISOLATED] = "Isolated",       [QNTI_CUT_REMOVED] = "Removed",
+        [QNTI_CUT_ISOLATED] = "Isolated",           [QNTI_CUT_REMOVED] = "Removed",
         [QNTI_CUT_PREVIOUS] = "MergedWithPrevious", [QNTI_CUT_NEXT] = "MergedWithNext",
         [QNTI_CUT_CONTIGUOUS] = "Contiguous",
     };
@@ -192,8 +191,8 @@ static qnt_status add_special_ids(qnti_tokenizer *t, const json_t *template, con
                                   struct qnti_buffer *around)
 {
     const char *name = json_string_value(json_object_get(special, "id"));
-    const json_t *ids = json_object_get(json_object_get(json_object_get(template, "special_tokens"), name ? name : ""),
-                                        "ids");
+    const json_t *ids =
+        json_object_get(json_object_get(json_object_get(template, "special_tokens"), name ? name : ""), "ids");
     for (size_t i = 0; i < json_array_size(ids); i++) {
         json_int_t id = json_integer_value(json_array_get(ids, i));
         int32_t token = (int32_t)id;
@@ -282,7 +281,8 @@ static qnt_status read_decoder_metaspace(qnti_tokenizer *t, const json_t *json)
 }
 
 static const struct part normalizers[] = {
-    {"Prepend", read_prepend}, {"Replace", read_normalizer_replace}, {"NFC", read_nfc}, {"NFKC", read_nfkc},
+    {"Prepend", read_prepend}, {"Replace", read_normalizer_replace},
+    {"NFC", read_nfc},         {"NFKC", read_nfkc},
     {"Strip", read_strip},     {NULL, NULL},
 };
 static const struct part pretokenizers[] = {
@@ -290,11 +290,17 @@ static const struct part pretokenizers[] = {
     {NULL, NULL},
 };
 static const struct part processors[] = {
-    {"TemplateProcessing", read_template}, {"ByteLevel", read_nothing}, {NULL, NULL},
+    {"TemplateProcessing", read_template},
+    {"ByteLevel", read_nothing},
+    {NULL, NULL},
 };
 static const struct part decoders[] = {
-    {"ByteLevel", read_unbytes}, {"Replace", read_decoder_replace}, {"ByteFallback", read_byte_fallback},
-    {"Fuse", read_fuse},         {"Strip", read_trim},              {"Metaspace", read_decoder_metaspace},
+    {"ByteLevel", read_unbytes},
+    {"Replace", read_decoder_replace},
+    {"ByteFallback", read_byte_fallback},
+    {"Fuse", read_fuse},
+    {"Strip", read_trim},
+    {"Metaspace", read_decoder_metaspace},
     {NULL, NULL},
 };
 static const struct section sections[] = {

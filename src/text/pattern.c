@@ -14,7 +14,7 @@
 #include "text/utf8.h"
 
 enum {
-    MATCH_LIMIT = 50000000,   /* steps of one match: about a second; a run of a megabyte of spaces takes a million */
+    MATCH_LIMIT = 50000000, /* steps of one match: about a second; a run of a megabyte of spaces takes a million */
     HEAP_LIMIT_KIB = 256 * 1024
 };
 
@@ -153,8 +153,8 @@ void qnti_matcher_close(struct qnti_matcher *matcher)
 }
 
 /* *found: whether text matches at or behind `from`, and where. */
-static qnt_status match(struct qnti_matcher *m, const char *text, size_t bytes, size_t from, bool *found,
-                        size_t *begin, size_t *end)
+static qnt_status match(struct qnti_matcher *m, const char *text, size_t bytes, size_t from, bool *found, size_t *begin,
+                        size_t *end)
 {
     const PCRE2_SIZE *where;
     unsigned char message[128];

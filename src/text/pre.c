@@ -17,7 +17,7 @@ enum { MAX_SPLITS = 2 };
 static const struct pre {
     const char *name;
     const char *splits[MAX_SPLITS];
-    bool compose;                      /* normalizes to NFC */
+    bool compose; /* normalizes to NFC */
     bool ignore_merges;
 } pres[] = {
     {"gpt-2", {GPT2}, false, false},
@@ -68,8 +68,8 @@ static qnt_status use_row(qnti_tokenizer *t, const struct pre *pre)
     if (t->vocabulary.add_space_prefix)
         QNT_TRY(qnti_steps_add(t->ctx, t->name, &t->pretokenizer, &prefix, NULL, 0, " ", 1));
     for (size_t i = 0; i < MAX_SPLITS && pre->splits[i]; i++)
-        QNT_TRY(qnti_steps_add(t->ctx, t->name, &t->pretokenizer, &split, pre->splits[i], strlen(pre->splits[i]),
-                               NULL, 0));
+        QNT_TRY(
+            qnti_steps_add(t->ctx, t->name, &t->pretokenizer, &split, pre->splits[i], strlen(pre->splits[i]), NULL, 0));
     return qnti_steps_add(t->ctx, t->name, &t->pretokenizer, &bytes, NULL, 0, NULL, 0);
 }
 
@@ -89,8 +89,8 @@ qnt_status qnti_tokenizer_escape_spaces(qnti_tokenizer *t, bool with_prefix)
     struct qnti_step prefix = {.kind = QNTI_STEP_PREFIX};
     struct qnti_step replace = {.kind = QNTI_STEP_REPLACE, .pattern.literal = true};
     if (with_prefix)
-        QNT_TRY(qnti_steps_add(t->ctx, t->name, &t->normalizer, &prefix, NULL, 0, QNTI_SPACE_MARK,
-                               QNTI_SPACE_MARK_BYTES));
+        QNT_TRY(
+            qnti_steps_add(t->ctx, t->name, &t->normalizer, &prefix, NULL, 0, QNTI_SPACE_MARK, QNTI_SPACE_MARK_BYTES));
     return qnti_steps_add(t->ctx, t->name, &t->normalizer, &replace, " ", 1, QNTI_SPACE_MARK, QNTI_SPACE_MARK_BYTES);
 }
 

@@ -21,23 +21,31 @@ static size_t wire_bytes(struct wire w)
 struct field {
     uint32_t number;
     unsigned type;
-    uint64_t value;                    /* types 0, 1, 5 */
-    struct wire bytes;                 /* type 2 */
+    uint64_t value;    /* types 0, 1, 5 */
+    struct wire bytes; /* type 2 */
 };
 
 enum { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
 
 enum { MODEL_PIECES = 1, MODEL_TRAINER = 2, MODEL_NORMALIZER = 3 };
 enum { PIECE_TEXT = 1, PIECE_SCORE = 2, PIECE_TYPE = 3 };
-enum { TRAINER_MODEL_TYPE = 3, TRAINER_SUFFIX = 24, TRAINER_BYTE_FALLBACK = 35, TRAINER_UNK = 40, TRAINER_BOS = 41,
-       TRAINER_EOS = 42, TRAINER_PAD = 43, TRAINER_UNK_SURFACE = 44 };
+enum {
+    TRAINER_MODEL_TYPE = 3,
+    TRAINER_SUFFIX = 24,
+    TRAINER_BYTE_FALLBACK = 35,
+    TRAINER_UNK = 40,
+    TRAINER_BOS = 41,
+    TRAINER_EOS = 42,
+    TRAINER_PAD = 43,
+    TRAINER_UNK_SURFACE = 44
+};
 enum { NORMALIZER_MAP = 2, NORMALIZER_DUMMY_PREFIX = 3, NORMALIZER_REMOVE_SPACES = 4, NORMALIZER_ESCAPE = 5 };
 enum { UNIGRAM = 1, BPE = 2 };
 
 static const unsigned char unk_surface[] = " \xE2\x81\x87 "; /* the default: U+2047 */
 
 struct options {
-    bool trainer, normalizer;          /* found */
+    bool trainer, normalizer; /* found */
     uint64_t model_type, suffix, byte_fallback, ids[4];
     uint64_t dummy_prefix, remove_spaces, escape;
     struct wire map, unk_surface;
@@ -133,7 +141,7 @@ struct wanted {
 };
 
 static qnt_status read_wanted(qnti_tokenizer *t, const char *message, struct wire w, const struct wanted *wanted,
-                               size_t count)
+                              size_t count)
 {
     struct field f;
     while (w.at < w.end) {
@@ -266,14 +274,18 @@ static void set_ids(qnti_tokenizer *t, const struct options *o)
     }
     t->bpe.unknown = (int32_t)t->vocabulary.unk;
     t->bpe.fuse_unknown = true;
-    t->vocabulary.add_bos = true;      /* as Llama and its kin do; the model itself does not say */
+    t->vocabulary.add_bos = true; /* as Llama and its kin do; the model itself does not say */
 }
 
 qnt_status qnti_tokenizer_parse_model(qnt_context *ctx, const char *name, const char *data, size_t bytes,
                                       size_t vocab_size, qnti_tokenizer **tokenizer)
 {
-    struct options o = {.model_type = UNIGRAM, .ids = {0, 1, 2, UINT64_MAX}, .dummy_prefix = 1, .remove_spaces = 1,
-                        .escape = 1, .unk_surface = {unk_surface, unk_surface + sizeof unk_surface - 1}};
+    struct options o = {.model_type = UNIGRAM,
+                        .ids = {0, 1, 2, UINT64_MAX},
+                        .dummy_prefix = 1,
+                        .remove_spaces = 1,
+                        .escape = 1,
+                        .unk_surface = {unk_surface, unk_surface + sizeof unk_surface - 1}};
     struct wire w = {(const unsigned char *)data, (const unsigned char *)data + bytes};
     qnti_tokenizer *t = NULL;
     qnt_status status;

@@ -197,6 +197,8 @@ static qnt_status trim(qnt_context *ctx, const struct qnti_step *step, const str
     return QNT_OK;
 }
 
+enum { MAX_GROWTH = 64, MAX_CONTENT_BYTES = 1024 }; /* so that a row of replacements cannot fill the memory */
+
 static const qnti_step_fn functions[QNTI_STEP_COUNT] = {
     [QNTI_STEP_PREFIX] = prefix,
     [QNTI_STEP_REPLACE] = replace,
@@ -211,12 +213,16 @@ static const qnti_step_fn functions[QNTI_STEP_COUNT] = {
 
 qnt_status qnti_steps_run(qnt_context *ctx, const struct qnti_steps *steps, struct qnti_pieces *pieces)
 {
+    size_t limit = MAX_GROWTH * (pieces->text.bytes + MAX_CONTENT_BYTES);
     for (size_t i = 0; i < steps->count; i++) {
         struct qnti_pieces out = {.at_start = pieces->at_start};
         qnt_status status = functions[steps->list[i].kind](ctx, &steps->list[i], pieces, &out);
         qnti_pieces_free(ctx, pieces);
         *pieces = out;
         QNT_TRY(status);
+        if (out.text.bytes > limit)
+            return qnti_fail(ctx, QNT_BAD_DATA, "step %zu makes %zu bytes of a text, more than %d times as many", i,
+                             out.text.bytes, (int)MAX_GROWTH);
     }
     return QNT_OK;
 }
@@ -227,6 +233,9 @@ qnt_status qnti_steps_add(qnt_context *ctx, const char *where, struct qnti_steps
     struct qnti_step *added = &steps->list[steps->count];
     if (steps->count == QNTI_MAX_STEPS)
         return qnti_fail(ctx, QNT_UNSUPPORTED, "%s: more than %d steps in a row", where, (int)QNTI_MAX_STEPS);
+    if (content_bytes > MAX_CONTENT_BYTES)
+        return qnti_fail(ctx, QNT_UNSUPPORTED, "%s: a text of %zu bytes to put in, at most %d are supported", where,
+                         content_bytes, (int)MAX_CONTENT_BYTES);
     *added = *step;
     if (pattern)
         QNT_TRY(qnti_pattern_compile(ctx, where, pattern, pattern_bytes, step->pattern.literal, &added->pattern));

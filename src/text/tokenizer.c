@@ -63,8 +63,7 @@ static qnt_status normalize(struct encoder *e, const char *text, size_t bytes, b
     qnt_status status;
     QNT_CHECK(qnti_pieces_add(ctx, &pieces, text, bytes));
     QNT_CHECK(qnti_steps_run(ctx, &e->t->normalizer, &pieces));
-    QNT_CHECK(between_added(e, &e->t->normalized, pieces.text.data, pieces.text.bytes, pieces.at_start,
-                            pretokenize));
+    QNT_CHECK(between_added(e, &e->t->normalized, pieces.text.data, pieces.text.bytes, pieces.at_start, pretokenize));
 cleanup:
     qnti_pieces_free(ctx, &pieces);
     return status;

@@ -40,7 +40,8 @@ static qnt_status read_vocab(qnti_tokenizer *t, const json_t *model, float score
     const char *text;
     if (!json_is_object(vocab))
         return qnti_fail(t->ctx, QNT_BAD_DATA, "%s: model has no object \"vocab\"", t->name);
-    json_object_foreach(vocab, text, value) {
+    json_object_foreach(vocab, text, value)
+    {
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value) || id < 0 || id >= QNTI_MAX_TOKENS)
             return qnti_fail(t->ctx, QNT_BAD_DATA, "%s: the id of \"%s\" is not in 0 .. %d", t->name, text,
@@ -111,8 +112,8 @@ static qnt_status read_added(qnti_tokenizer *t, const json_t *root)
         if (!json_is_string(content) || id >= QNTI_MAX_TOKENS)
             return qnti_fail(t->ctx, QNT_BAD_DATA, "%s: added token %zu has no content or no id below %d", t->name, i,
                              (int)QNTI_MAX_TOKENS);
-        QNT_TRY(qnti_tokenizer_add(t, id, json_string_value(content), json_string_length(content), 0,
-                                   normalized, &flags));
+        QNT_TRY(
+            qnti_tokenizer_add(t, id, json_string_value(content), json_string_length(content), 0, normalized, &flags));
     }
     return QNT_OK;
 }

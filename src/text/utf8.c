@@ -85,14 +85,16 @@ qnt_status qnti_utf8_clean(qnt_context *ctx, const char *text, size_t bytes, boo
 bool qnti_is_space(uint32_t code)
 {
     return (code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 || code == 0x1680 ||
-           (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F ||
-           code == 0x205F || code == 0x3000;
+           (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F || code == 0x205F ||
+           code == 0x3000;
 }
 
 bool qnti_is_word(uint32_t code)
 {
-    static const uint32_t others[][2] = {{0x200C, 0x200D},   {0x24B6, 0x24E9},   /* joiners; letters in circles, */
-                                         {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, /* squares and so on */
+    static const uint32_t others[][2] = {{0x200C, 0x200D},
+                                         {0x24B6, 0x24E9}, /* joiners; letters in circles, */
+                                         {0x1F130, 0x1F149},
+                                         {0x1F150, 0x1F169}, /* squares and so on */
                                          {0x1F170, 0x1F189}};
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)code);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)

@@ -227,7 +227,8 @@ qnt_status qnti_tokenizer_add_merge(qnti_tokenizer *t, size_t rank, size_t count
             return QNT_OK;
         return qnti_fail(t->ctx, QNT_BAD_DATA, "%s: merge %zu \"%.*s %.*s\": \"%.*s\" is not in the vocabulary",
                          t->name, rank, (int)qnti_min(left_bytes, 100), left, (int)qnti_min(right_bytes, 100), right,
-                         (int)qnti_min(b < 0 && a >= 0 ? right_bytes : left_bytes, 100), b < 0 && a >= 0 ? right : left);
+                         (int)qnti_min(b < 0 && a >= 0 ? right_bytes : left_bytes, 100),
+                         b < 0 && a >= 0 ? right : left);
     }
     if (!t->vocabulary.byte_level && t->scores[id] < -(float)rank)
         t->scores[id] = -(float)rank;
@@ -346,8 +347,8 @@ qnt_status qnti_tokenizer_add_by_kind(qnti_tokenizer *t, bool normalized)
         struct qnti_added flags = {.special = !user};
         if (!t->pieces[id] || (!user && kind != QNTI_TOKEN_CONTROL && kind != QNTI_TOKEN_UNKNOWN))
             continue;
-        QNT_TRY(qnti_tokenizer_add(t, id, t->pieces[id], t->piece_bytes[id], t->scores[id], user && normalized,
-                                   &flags));
+        QNT_TRY(
+            qnti_tokenizer_add(t, id, t->pieces[id], t->piece_bytes[id], t->scores[id], user && normalized, &flags));
         t->kinds[id] = kind;
     }
     return QNT_OK;
