@@ -1,5 +1,6 @@
 /*
- * nn_support.h - small decoders in memory for the tests of nn/ and eval/, and a forward pass in f64 to hold against them.
+ * nn_support.h - small decoders in memory for the tests of nn/ and eval/, and a forward pass in f64 to hold against
+ * them.
  *
  * The f64 pass goes query by query and pair by pair, without matrices, and
  * knows nothing of the library but the layout of weights.
@@ -154,7 +155,8 @@ static inline void plain_attention(const struct qnti_config *c, const double *q,
             double *o = out + (t * c->heads + h) * d, sum = 0;
             memset(o, 0, d * sizeof *o);
             for (size_t s = 0; s <= t; s++) {
-                const double *key = k + (s * c->kv_heads + h / share) * d, *value = v + (s * c->kv_heads + h / share) * d;
+                size_t at = (s * c->kv_heads + h / share) * d;
+                const double *key = k + at, *value = v + at;
                 double score = 0;
                 if (c->sliding_window && t - s >= c->sliding_window)
                     continue;

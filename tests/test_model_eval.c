@@ -72,7 +72,8 @@ static const struct {
     const char *message;
 } refused[] = {
     {"llamacpp", 4, 6, BOS, true, "the text has 7 tokens, but protocol llamacpp with windows of 4 needs 8 or more"},
-    {"llamacpp", 0, 13, -1, false, "the text has 13 tokens, but protocol llamacpp with windows of 512 needs 1024 or more"},
+    {"llamacpp", 0, 13, -1, false,
+     "the text has 13 tokens, but protocol llamacpp with windows of 512 needs 1024 or more"},
     {"gptq", 5, 4, -1, false, "the text has 4 tokens, but protocol gptq with windows of 5 needs 5 or more"},
     {"bos", 5, 3, BOS, true, "the text has 3 tokens, but protocol bos with windows of 5 needs 4 or more"},
     {"bos", 4, 13, -1, false, "protocol bos needs a BOS token, but the vocabulary has none"},

@@ -138,8 +138,9 @@ static void steps_against_f64(void **state)
 /* --- threads --- */
 
 /* Large enough for several tiles of a gemm, several runs of attention, several runs of rows. */
-static const struct qnti_config wide = {.hidden = 96, .ffn = 530, .blocks = 2, .heads = 6, .kv_heads = 3, .head_dim = 16,
-                                        .vocab = 600, .norm_eps = 1e-5f, .rope.theta = 10000, .tied_head = true};
+static const struct qnti_config wide = {.hidden = 96, .ffn = 530, .blocks = 2, .heads = 6, .kv_heads = 3,
+                                        .head_dim = 16, .vocab = 600, .norm_eps = 1e-5f, .rope.theta = 10000,
+                                        .tied_head = true};
 enum { WIDE_TOKENS = 300, WIDE_SEQUENCES = 2 };
 
 static float *logits_with(int threads)
@@ -189,9 +190,12 @@ static void whole_model_against_f64(void **state)
     struct qnti_checkpoint *m = toy_model(ctx, &wide, 6);
     enum { TOKENS = 40 };
     int32_t ids[2 * TOKENS];
-    float *x = malloc(2 * TOKENS * wide.hidden * sizeof *x), *logits = malloc(TOKENS * wide.vocab * sizeof *logits), *head;
+    float *x = malloc(2 * TOKENS * wide.hidden * sizeof *x), *head;
+    float *logits = malloc(TOKENS * wide.vocab * sizeof *logits);
     size_t progress = 0;
     (void)state;
+    assert_non_null(x);
+    assert_non_null(logits);
     for (size_t i = 0; i < 2 * TOKENS; i++)
         ids[i] = (int32_t)(i * 37 % wide.vocab);
     assert_int_equal(qnti_model_forward(m, ids, 2, TOKENS, x, count_progress, &progress), QNT_OK);

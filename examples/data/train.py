@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Train the small example model of this folder, from the text to the Hugging Face files.
 
-The program is the only source of the other files here.  It works in four stages, each of which can
+The program is the only source of the other files here.  It works in five stages, each of which can
 be run alone and finds what the earlier ones left behind:
 
   text       the King James Bible, printed by Debian's `bible` command, becomes one heading per
@@ -18,11 +18,11 @@ be run alone and finds what the earlier ones left behind:
 
 Needs (Debian 12):  apt install bible-kjv bible-kjv-text python3-numpy python3-torch
 Usage:              OMP_NUM_THREADS=1 /usr/bin/python3 train.py [--work DIR] [stage ...]
-Without a stage all run in the order above.  The training takes about 50 minutes on one core of a
+Without a stage all run in the order above.  The training takes about 35 minutes on one core of a
 current x86-64 server; the rest takes a minute.  (MALLOC_MMAP_MAX_=0 in the environment keeps glibc
 from returning the large buffers to the system each time and saves a few minutes.)  Random numbers
-are seeded and one thread is used, so a second run on the same kind of machine gives the same files;
-other processors round differently.
+are seeded and one thread is used, so a second run on the same kind of machine should give the same
+files; other processors round differently.
 """
 import argparse
 import collections

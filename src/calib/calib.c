@@ -14,6 +14,8 @@
 enum { SAMPLE_LIMIT = 2048 };   /* tokens; enough for every search that uses samples (AWQ's takes 512) */
 enum { CHANNELS_PER_TASK = 256, ROWS_PER_ADD = 1024 };
 
+static const float MOST_IMPORTANCE = 1e20f;   /* the f32 sums of the searches that weigh with it must not overflow */
+
 qnt_status qnti_calib_create(qnt_context *ctx, unsigned needs, size_t in, struct qnt_calib **calib)
 {
     struct qnt_calib *c;
@@ -107,7 +109,7 @@ static qnt_status add_finite(struct qnt_calib *c, const float *x, const float *d
         QNT_TRY(qnti_gram_add(c->ctx, c->hessian, x, x, tokens));
     if (c->cross)
         QNT_TRY(qnti_gram_add(c->ctx, c->cross, difference, x, tokens));
-    if (c->needs & QNTI_NEED_SAMPLES)
+    if (c->needs & (QNTI_NEED_SAMPLES | QNTI_NEED_REPLAY) && !c->replay)
         QNT_TRY(add_samples(c, x, tokens));
     c->tokens += tokens;
     return QNT_OK;
@@ -222,12 +224,20 @@ qnt_status qnt_calib_set_importance(qnt_calib *c, const float *importance)
 
 bool qnti_calib_importance(const struct qnt_calib *c, float *importance)
 {
-    if (c->importance)
-        memcpy(importance, c->importance, c->in * sizeof *importance);
-    else if (c->tokens)
-        for (size_t i = 0; i < c->in; i++)
-            importance[i] = (float)(c->moments[i].sum_square / (double)c->tokens);
+    for (size_t i = 0; i < c->in; i++) {
+        double mean = c->importance ? (double)c->importance[i] : c->tokens ? c->moments[i].sum_square / (double)c->tokens : 0;
+        importance[i] = (float)fmin(mean, (double)MOST_IMPORTANCE);
+    }
     return c->importance || c->tokens;
+}
+
+qnt_status qnti_calib_replay(const qnt_calib *c, qnti_token_fn take, void *user)
+{
+    if (c->replay)
+        return c->replay(c->replay_owner, take, user);
+    if (!c->sample_count)
+        return qnti_fail(c->ctx, QNT_NOT_FOUND, "the calibration's tokens cannot be had again");
+    return take(user, c->samples, c->sample_count);
 }
 
 size_t qnt_calib_in(const qnt_calib *c)
@@ -247,11 +257,12 @@ size_t qnt_calib_skipped(const qnt_calib *c)
 
 qnt_status qnt_calib_moments(const qnt_calib *c, size_t channel, qnt_moments *moments)
 {
-    const struct qnti_channel_moments *m = &c->moments[channel];
+    const struct qnti_channel_moments *m;
     double n = (double)c->tokens;
     if (channel >= c->in || c->tokens == 0)
         return qnti_fail(c->ctx, QNT_NOT_FOUND, "moments of channel %zu of %zu after %zu tokens", channel, c->in,
                          c->tokens);
+    m = &c->moments[channel];
     *moments = (qnt_moments){.least = m->least,
                              .greatest = m->greatest,
                              .absmax = fmaxf(fabsf(m->least), fabsf(m->greatest)),

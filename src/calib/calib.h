@@ -13,8 +13,12 @@ enum qnti_need {
     QNTI_NEED_MOMENTS = 1,
     QNTI_NEED_HESSIAN = 2,
     QNTI_NEED_PAIRS = 4,        /* inputs of the quantized and of the unquantized model in step */
-    QNTI_NEED_SAMPLES = 8
+    QNTI_NEED_SAMPLES = 8,
+    QNTI_NEED_REPLAY = 16       /* the tokens once more, when earlier stages are chosen (Atom's Hessian) */
 };
+
+/* Takes some tokens [tokens][in] of a replay. */
+typedef qnt_status (*qnti_token_fn)(void *user, const float *x, size_t tokens);
 
 struct qnti_channel_moments {
     float least, greatest;
@@ -31,12 +35,17 @@ struct qnt_calib {
     float *importance;                     /* [in], from outside, or NULL */
     float *samples;                        /* [sample_count][in] */
     size_t sample_count, sample_capacity;
+    /* Feeds all tokens again; NULL: the samples stand for them. */
+    qnt_status (*replay)(void *owner, qnti_token_fn take, void *user);
+    void *replay_owner;
     size_t sample_stride;                  /* every so-manieth token is kept; doubles when the store is full */
 };
 
 qnt_status qnti_calib_create(qnt_context *ctx, unsigned needs, size_t in, struct qnt_calib **calib);
 /* The same for f32 tokens [tokens][in]; x_fp NULL without pairs. */
 qnt_status qnti_calib_add_f32(struct qnt_calib *calib, const float *x, const float *x_fp, size_t tokens);
+/* All tokens once more, or, without an owner that can, the samples. QNT_NOT_FOUND: there are none. */
+qnt_status qnti_calib_replay(const struct qnt_calib *calib, qnti_token_fn take, void *user);
 /* Mean of x^2 of each channel: from outside if given, else measured. false: neither. */
 bool qnti_calib_importance(const struct qnt_calib *calib, float *importance);
 

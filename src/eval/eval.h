@@ -44,7 +44,7 @@ struct qnti_eval_windows {
     size_t windows, ctx, first;
     int32_t *ids;
 };
-/* From the ids of a text without special tokens. QNT_INVALID: too few, with both numbers; a protocol without its BOS. */
+/* From the ids of a text without special tokens. QNT_INVALID: too few, with both numbers; no BOS where one is due. */
 qnt_status qnti_eval_windows(qnt_context *ctx, const int32_t *ids, size_t count,
                              const struct qnti_eval_options *options, struct qnti_eval_windows *windows);
 void qnti_eval_windows_free(qnt_context *ctx, struct qnti_eval_windows *windows);

@@ -66,8 +66,8 @@ static qnt_status score_one(void *arg, size_t index)
 static qnt_status collect(struct evaluation *e, size_t window, size_t position, const struct qnti_eval_score *score)
 {
     if (!isfinite(score->nll) || !isfinite(score->base_nll))
-        return qnti_fail(e->ctx, QNT_NON_FINITE, "window %zu, position %zu: the logits of the %s are not finite", window,
-                         position, isfinite(score->nll) ? "base model" : "model");
+        return qnti_fail(e->ctx, QNT_NON_FINITE, "window %zu, position %zu: the logits of the %s are not finite",
+                         window, position, isfinite(score->nll) ? "base model" : "model");
     e->scored++;
     e->same_top += score->same_top;
     add(&e->nll, score->nll);

@@ -74,7 +74,8 @@ struct qnti_grid {
     bool constant_offset;         /* one offset for all, known from the grid: not stored */
     float offset;                 /* that one */
     const struct qnti_grid *scale_grid, *offset_grid;  /* scales, offsets that are codes themselves */
-    unsigned codebook_size;       /* QNTI_FORM_CODEBOOK: levels of a codebook */
+    const float *table;           /* QNTI_FORM_CODEBOOK: [levels] known from the grid, not stored; or NULL: */
+    unsigned codebook_size;       /* levels of a stored codebook */
     bool codebook_per_row;
     /* What the affine kinds' fit is asked for (rtn.md). */
     bool sym;                     /* levels symmetric about 0 */
@@ -119,6 +120,8 @@ void qnti_numbers_get_codes(const struct qnti_numbers *numbers, size_t r, size_t
 uint16_t qnti_numbers_code(const struct qnti_numbers *numbers, size_t r, size_t c);
 /* Bits that all of it takes when stored: codes at their width, scales, offsets, codebooks, index. */
 double qnti_numbers_bits(const struct qnti_numbers *numbers);
+/* The levels of row r's codes; NULL without a codebook. */
+const float *qnti_numbers_codebook(const struct qnti_numbers *numbers, size_t r);
 /* Scale and offset of number (r, c): 1 and 0 where the grid has none. */
 void qnti_numbers_affine(const struct qnti_numbers *numbers, size_t r, size_t c, float *scale, float *offset);
 

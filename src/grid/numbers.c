@@ -47,7 +47,7 @@ static qnt_status create_parts(qnt_context *ctx, struct qnti_numbers *q)
     QNT_TRY(create_second(ctx, q, grid->scale_grid, &q->scale));
     if (!grid->constant_offset)
         QNT_TRY(create_second(ctx, q, grid->offset_grid, &q->offset));
-    if (grid->form == QNTI_FORM_CODEBOOK)
+    if (grid->form == QNTI_FORM_CODEBOOK && !grid->table)
         QNT_TRY(qnti_numbers_create(ctx, &table, grid->codebook_per_row ? q->rows : 1, grid->codebook_size,
                                     &q->codebook));
     return QNT_OK;
@@ -125,6 +125,13 @@ uint16_t qnti_numbers_code(const struct qnti_numbers *q, size_t r, size_t c)
     return code;
 }
 
+const float *qnti_numbers_codebook(const struct qnti_numbers *q, size_t r)
+{
+    if (q->codebook)
+        return q->codebook->value + (q->grid.codebook_per_row ? r * q->codebook->cols : 0);
+    return q->grid.table;
+}
+
 void qnti_numbers_affine(const struct qnti_numbers *q, size_t r, size_t c, float *scale, float *offset)
 {
     size_t group_row, group, at;
@@ -142,13 +149,11 @@ void qnti_numbers_values(const struct qnti_numbers *q, size_t r, size_t c, size_
 {
     enum { CHUNK = 512 };
     uint16_t code[CHUNK];
-    const float *codebook = NULL;
+    const float *codebook = qnti_numbers_codebook(q, r);
     if (q->value) {
         memcpy(values, q->value + r * q->cols + c, n * sizeof *values);
         return;
     }
-    if (q->codebook)
-        codebook = q->codebook->value + (q->grid.codebook_per_row ? r * q->codebook->cols : 0);
     for (size_t done = 0, run; done < n; done += run) {
         float scale, offset;
         run = qnti_min(qnti_min(qnti_map_run(&q->grid.map, q->cols, r, c + done), n - done), CHUNK);

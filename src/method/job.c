@@ -14,6 +14,8 @@ qnt_status qnti_job_grid(struct qnti_job *job, const struct qnti_affine_params *
 {
     if (qnti_layout_grid(job->layout, job->kernels, grid))
         return QNT_OK;
+    if (p->sym && p->sym_grid == 1 && p->bits == 1)
+        return qnti_fail(job->ctx, QNT_INVALID, "sym_grid=absmax has no level above 0 with bits=1; it needs 2 or more");
     *grid = qnti_affine_grid(job->kernels, (unsigned)p->bits, p->per_tensor ? 0 : (size_t)p->group_size,
                              job->layout ? job->layout->scale_type : QNT_F32);
     if (p->per_tensor)
@@ -53,6 +55,79 @@ qnt_status qnti_fall_back(struct qnti_job *job, const struct qnti_grid *grid, qn
     return qnti_round_to_nearest(job, grid, q);
 }
 
+/* H of x - z: H - z m^T - m z^T + z z^T, all times 2, m the means. */
+static void shift_hessian(const struct qnt_calib *calib, const float *shift, size_t n, float *h)
+{
+    double tokens = (double)calib->tokens;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++) {
+            double mi = calib->moments[i].sum / tokens, mj = calib->moments[j].sum / tokens;
+            double zi = (double)shift[i], zj = (double)shift[j];
+            h[i * n + j] = (float)((double)h[i * n + j] + 2 * (zi * zj - zi * mj - mi * zj));
+        }
+}
+
+static void transpose(float *m, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < i; j++) {
+            float t = m[i * n + j];
+            m[i * n + j] = m[j * n + i];
+            m[j * n + i] = t;
+        }
+}
+
+/* H' = T H T^T for the linear part T of the transform: rows, then columns. */
+static qnt_status transform_hessian(struct qnti_job *job, size_t n)
+{
+    struct qnti_transform linear;
+    float *scratch;
+    if (!job->transform)
+        return QNT_OK;
+    linear = *job->transform;
+    linear.shift = NULL;
+    if (job->transform->shift)
+        shift_hessian(job->calib, job->transform->shift, n, job->hessian);
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, 2 * n, &scratch));
+    for (int side = 0; side < 2; side++) {
+        for (size_t i = 0; i < n; i++) {
+            qnti_transform_forward(&linear, n, job->hessian + i * n, scratch, scratch + n);
+            memcpy(job->hessian + i * n, scratch, n * sizeof *scratch);
+        }
+        transpose(job->hessian, n);
+    }
+    qnti_free(job->ctx, scratch);
+    return QNT_OK;
+}
+
+qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform *t)
+{
+    size_t n;
+    float *moved;
+    job->transform = t;
+    if (!job->importance)
+        return QNT_OK;
+    n = job->calib->in;
+    if (t->rotation.block) {
+        if (!job->calib->hessian)
+            return qnti_fail(job->ctx, QNT_INVALID, "the importance of rotated channels needs a Hessian");
+        QNT_TRY(qnti_job_hessian(job));
+        for (size_t j = 0; j < n; j++)
+            job->importance[j] = job->dead[j] ? 0 : job->hessian[j * n + j] / 2;
+        return QNT_OK;
+    }
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, n, &moved));
+    for (size_t j = 0; j < n; j++) {
+        size_t c = t->permutation ? t->permutation[j] : j;
+        double mean = job->calib->tokens ? job->calib->moments[c].sum / (double)job->calib->tokens : 0;
+        double z = t->shift ? (double)t->shift[c] : 0, s = t->scale ? (double)t->scale[c] : 1;
+        moved[j] = (float)(fmax((double)job->importance[c] - 2 * z * mean + z * z, 0) / (s * s));
+    }
+    qnti_free(job->ctx, job->importance);
+    job->importance = moved;
+    return QNT_OK;
+}
+
 qnt_status qnti_job_hessian(struct qnti_job *job)
 {
     const struct qnt_calib *calib = job->calib;
@@ -67,6 +142,7 @@ qnt_status qnti_job_hessian(struct qnti_job *job)
     QNT_TRY(QNTI_NEW(job->ctx, n, &job->dead));
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->hessian));
     qnti_gram_read(calib->hessian, 2.0 / (double)calib->tokens, job->hessian);
+    QNT_TRY(transform_hessian(job, n));
     for (size_t j = 0; j < n; j++)
         if (job->hessian[j * n + j] == 0) {
             job->hessian[j * n + j] = 1;
@@ -181,6 +257,8 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross)
     size_t n = job->calib->in;
     if (!job->calib->cross)
         return qnti_fail(job->ctx, QNT_INVALID, "the method needs paired inputs (input_fp)");
+    if (job->transform)
+        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "asymmetric calibration behind a transform is not known");
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, cross));
     qnti_gram_read(job->calib->cross, 2.0 / (double)job->calib->tokens, *cross);
     return QNT_OK;

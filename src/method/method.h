@@ -15,12 +15,17 @@
 #include <quant/quantize.h>
 
 struct qnti_job;
-typedef qnt_status (*qnti_layer_stage)(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q);
-typedef qnt_status (*qnti_site_stage)(struct qnti_job *job, const qnt_layer *layers, size_t count, qnt_qlinear **q);
+struct qnti_unit;
+
+/* What a method does in a stage: to each layer for itself, or to all layers of its unit at once; at most one of them. */
+struct qnti_stage_functions {
+    qnt_status (*layer)(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q);
+    qnt_status (*unit)(struct qnti_job *job, const qnt_layer *layers, size_t count, qnt_qlinear **q);
+};
 
 enum qnti_scope { QNTI_SCOPE_LAYER, QNTI_SCOPE_SITE, QNTI_SCOPE_BLOCK, QNTI_SCOPE_MODEL };
 
-/* Stage kinds, in the order in which they run. */
+/* Stage kinds, in the order in which they run: all layers of a site through one before the next. */
 enum qnti_stage { QNTI_STAGE_TRANSFORM, QNTI_STAGE_ACTIVATIONS, QNTI_STAGE_WEIGHTS, QNTI_STAGE_CORRECT, QNTI_STAGES };
 
 struct qnti_method {
@@ -31,8 +36,7 @@ struct qnti_method {
     unsigned (*needs)(const void *params);
     /* Parameters that exclude each other; may be NULL. */
     qnt_status (*check)(qnt_context *ctx, const void *params);
-    qnti_site_stage transform;
-    qnti_layer_stage activations, weights, correct;
+    struct qnti_stage_functions stages[QNTI_STAGES];
     /* A correct stage that these parameters switch off is not offered; NULL: always on. */
     bool (*corrects)(const void *params);
 };
@@ -40,6 +44,7 @@ struct qnti_method {
 /* The registry, in listing order, NULL behind the last. */
 extern const struct qnti_method *const qnti_methods[];
 const struct qnti_method *qnti_method_named(const char *name);
+bool qnti_method_offers(const struct qnti_method *method, enum qnti_stage stage);
 
 /* Parameters of every method that fills affine grids; first member of its structure of parameters. */
 struct qnti_affine_params {
@@ -79,10 +84,12 @@ struct qnti_job {
     const void *params;                  /* of the method whose stage runs */
     const struct qnti_layout *layout;    /* target; NULL: none */
     const struct qnt_calib *calib;
+    const struct qnti_unit *unit;        /* whose layers these are: the loss of a search is taken behind it */
+    const struct qnti_transform *transform; /* of the site, once it is chosen; NULL: none */
     float *weight;                       /* (out, in) f32 of the layer in hand, in the coordinates that are quantized */
     float *importance;                   /* [in] mean of x^2, or NULL */
     float *row_power;                    /* [out] mean square of each weight row */
-    float *hessian;                      /* (in, in), dead columns 1 on the diagonal; NULL until asked for */
+    float *hessian;                      /* (in, in) of transformed inputs, dead columns 1 on the diagonal; or NULL */
     uint8_t *dead;                       /* [in], with the Hessian */
     size_t dead_count;
     uint32_t *order;                     /* [in] position -> column, or NULL: natural */
@@ -105,6 +112,11 @@ qnt_status qnti_round_to_nearest(struct qnti_job *job, const struct qnti_grid *g
 qnt_status qnti_fall_back(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q, const char *why);
 /* Hessian (2 / tokens) sum x x^T with dead columns set to 1; QNT_NOT_FOUND: no tokens, or every column is dead. */
 qnt_status qnti_job_hessian(struct qnti_job *job);
+/*
+ * From here on the site's inputs are those of the transform: importance and Hessian follow by algebra (a shift by the
+ * channels' means). A rotation leaves the importance to the Hessian's diagonal.
+ */
+qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform *transform);
 /* Order of columns and factor of the damped inverse Hessian in that order, kept for the other layers of the site. */
 qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t group_size, double damp);
 /* (in, in) of sum (x_fp - x) x^T * 2 / tokens in natural order; to be freed. */

@@ -120,7 +120,7 @@ qnt_status qnti_param_set(qnt_context *ctx, const char *where, const struct qnti
     return QNT_OK;
 }
 
-static double load(const struct qnti_param *row, const void *params)
+double qnti_param_number(const struct qnti_param *row, const void *params)
 {
     const char *at = (const char *)params + row->offset;
     switch (row->type) {
@@ -147,7 +147,7 @@ static void print_value(const struct qnti_param *row, double value, char *out, s
 
 void qnti_param_print(const struct qnti_param *row, const void *params, char *out, size_t size)
 {
-    print_value(row, load(row, params), out, size);
+    print_value(row, qnti_param_number(row, params), out, size);
 }
 
 void qnti_param_describe(const struct qnti_param *row, qnt_parameter_info *info)

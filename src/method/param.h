@@ -32,6 +32,8 @@ const struct qnti_param *qnti_param_find(const struct qnti_param_table *table, c
 /* Checks type and range; `where` names the method in messages. */
 qnt_status qnti_param_set(qnt_context *ctx, const char *where, const struct qnti_param *row, const char *value,
                           void *params);
+/* The value as a number: a bool is 0 or 1, an enum its place in the choices. */
+double qnti_param_number(const struct qnti_param *row, const void *params);
 /* The value as qnti_param_set reads it. */
 void qnti_param_print(const struct qnti_param *row, const void *params, char *out, size_t size);
 void qnti_param_describe(const struct qnti_param *row, qnt_parameter_info *info);

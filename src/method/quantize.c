@@ -40,12 +40,27 @@ static qnt_status check_layer(qnt_context *ctx, const struct qnti_job *job, cons
     if (layer->weight.rows == 0 || layer->weight.cols == 0)
         return qnti_fail(ctx, QNT_INVALID, "layer %s: a weight of %zu x %zu", name, layer->weight.rows,
                          layer->weight.cols);
-    if (layer->calib && layer->calib->in != layer->weight.cols)
+    if (job->calib && job->calib->in != layer->weight.cols)
         return qnti_fail(ctx, QNT_INVALID, "layer %s: %zu inputs, but the calibration has %zu channels", name,
-                         layer->weight.cols, layer->calib->in);
+                         layer->weight.cols, job->calib->in);
     if (job->layout)
         QNT_TRY(qnti_layout_width(ctx, job->layout, name, layer->weight.cols));
     return qnti_matrix_check_finite(ctx, layer->weight, name);
+}
+
+/* Rows of a weight to the coordinates of the site's transform. */
+static qnt_status transform_rows(const struct qnti_job *job, float *rows, size_t n, size_t in)
+{
+    float *scratch;
+    if (!job->transform)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, 2 * in, &scratch));
+    for (size_t r = 0; r < n; r++) {
+        qnti_transform_weight(job->transform, in, rows + r * in, scratch, scratch + in);
+        memcpy(rows + r * in, scratch, in * sizeof *scratch);
+    }
+    qnti_free(job->ctx, scratch);
+    return QNT_OK;
 }
 
 static qnt_status load_layer(struct qnti_job *job, const qnt_layer *layer)
@@ -54,6 +69,7 @@ static qnt_status load_layer(struct qnti_job *job, const qnt_layer *layer)
     QNT_TRY(QNTI_NEW_RAW(job->ctx, out * in, &job->weight));
     QNT_TRY(QNTI_NEW_RAW(job->ctx, out, &job->row_power));
     QNT_TRY(qnti_matrix_rows(job->ctx, layer->weight, 0, out, job->weight));
+    QNT_TRY(transform_rows(job, job->weight, out, in));
     for (size_t r = 0; r < out; r++) { /* f32 in index order: the reference quantizers' sum */
         float sum = 0;
         for (size_t c = 0; c < in; c++)
@@ -74,24 +90,46 @@ static qnt_status load_importance(struct qnti_job *job)
     return QNT_OK;
 }
 
-/* Runs a stage of one step for one layer. */
-static qnt_status run_stage(struct qnti_job *job, const struct qnti_recipe_step *step, qnti_layer_stage stage,
-                            const qnt_layer *layer, qnt_qlinear *q)
+/* What a stage works on: the layers of the site, or one of them. */
+struct site {
+    struct qnti_job *job;
+    const qnt_layer *layers;
+    qnt_qlinear **q;
+    size_t count;
+};
+
+/* A stage of one step: to the unit as a whole, or to layer after layer, each with its weights at hand. */
+static qnt_status run_stage(const struct site *site, const struct qnti_recipe_step *step, enum qnti_stage stage)
 {
+    const struct qnti_stage_functions *f = &step->method->stages[stage];
+    struct qnti_job *job = site->job;
     job->params = step->params;
-    return stage(job, layer, q);
+    if (f->unit)
+        return f->unit(job, site->layers, site->count, site->q);
+    for (size_t i = 0; i < site->count; i++) {
+        double begin = now();
+        qnt_status status = load_layer(job, &site->layers[i]);
+        if (status == QNT_OK)
+            status = f->layer(job, &site->layers[i], site->q[i]);
+        job_free_layer(job);
+        QNT_TRY(status);
+        site->q[i]->report.seconds += now() - begin;
+    }
+    return QNT_OK;
 }
 
-static qnt_status run_stages(struct qnti_job *job, const qnt_recipe *recipe, const qnt_layer *layer, qnt_qlinear *q)
+static qnt_status run_stages(const struct site *site, const qnt_recipe *recipe)
 {
-    int activations = recipe->provider[QNTI_STAGE_ACTIVATIONS];
-    const struct qnti_recipe_step *weights = qnti_recipe_weights(recipe);
-    if (activations >= 0)
-        QNT_TRY(run_stage(job, &recipe->steps[activations], recipe->steps[activations].method->activations, layer, q));
-    QNT_TRY(run_stage(job, weights, weights->method->weights, layer, q));
+    for (int stage = 0; stage < QNTI_STAGE_CORRECT; stage++) {
+        int s = recipe->provider[stage];
+        if (s >= 0)
+            QNT_TRY(run_stage(site, &recipe->steps[s], (enum qnti_stage)stage));
+        if (stage == QNTI_STAGE_TRANSFORM && !qnti_transform_is_identity(&site->q[0]->transform))
+            QNT_TRY(qnti_job_transform(site->job, &site->q[0]->transform));
+    }
     for (size_t s = 0; s < recipe->count; s++)
         if (qnti_recipe_corrects(&recipe->steps[s]))
-            QNT_TRY(run_stage(job, &recipe->steps[s], recipe->steps[s].method->correct, layer, q));
+            QNT_TRY(run_stage(site, &recipe->steps[s], QNTI_STAGE_CORRECT));
     return QNT_OK;
 }
 
@@ -127,10 +165,16 @@ static qnt_status error_rows(void *arg, size_t index)
     QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &product));
     QNT_CHECK(qnti_matrix_rows(ctx, t->layer->weight, first, rows, w));
     QNT_CHECK(qnti_qlinear_rows(t->q, first, rows, d));
+    if (!qnti_all_finite(d, rows * in))
+        QNT_CHECK(qnti_fail(ctx, QNT_NON_FINITE,
+                            "layer %s: weights of rows %zu to %zu are too large for the scales of their grid", t->q->name,
+                            first, first + rows - 1));
     for (size_t i = 0; i < rows * in; i++)
         d[i] = w[i] - d[i];
     sums[0] = qnti_sum_squares(d, rows * in);
     sums[1] = qnti_sum_squares(w, rows * in);
+    QNT_CHECK(transform_rows(t->job, d, rows, in)); /* the Hessian is that of the transformed inputs */
+    QNT_CHECK(transform_rows(t->job, w, rows, in));
     for (size_t pass = 0; t->job->hessian && pass < 2; pass++) {
         g.a = pass ? w : d;
         g.c = product;
@@ -161,38 +205,41 @@ static qnt_status measure_errors(const struct qnti_job *job, const qnt_layer *la
     return status;
 }
 
-static qnt_status fill_report(const struct qnti_job *job, const qnt_layer *layer, double seconds, qnt_qlinear *q)
+static qnt_status fill_report(const struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     QNT_TRY(measure_errors(job, layer, q));
     q->report.bits_per_weight = qnti_qlinear_bits(q);
     q->report.damping = job->factor ? job->damping : 0;
     q->report.dead_columns = job->dead_count;
-    q->report.seconds = seconds;
-    if (job->calib) {
-        q->report.tokens = job->calib->tokens;
-        q->report.skipped_tokens = job->calib->skipped;
-        if (job->calib->skipped)
-            QNT_TRY(qnti_qlinear_warn(q, "%zu of %zu calibration tokens were not finite and left out",
-                                      job->calib->skipped, job->calib->skipped + job->calib->tokens));
-    }
-    return QNT_OK;
+    if (!job->calib)
+        return QNT_OK;
+    q->report.tokens = job->calib->tokens;
+    q->report.skipped_tokens = job->calib->skipped;
+    if (!job->calib->skipped)
+        return QNT_OK;
+    return qnti_qlinear_warn(q, "%zu of %zu calibration tokens were not finite and left out", job->calib->skipped,
+                             job->calib->skipped + job->calib->tokens);
 }
 
-static qnt_status quantize_layer(struct qnti_job *job, const qnt_recipe *recipe, const qnt_layer *layer,
-                                 qnt_qlinear **q)
+static qnt_status quantize_layers(const struct site *site, const qnt_recipe *recipe)
 {
-    double begin = now();
-    QNT_TRY(check_layer(job->ctx, job, layer));
-    QNT_TRY(load_layer(job, layer));
-    QNT_TRY(qnti_qlinear_create(job->ctx, layer->name, layer->weight.rows, layer->weight.cols, layer->bias, q));
-    QNT_TRY(run_stages(job, recipe, layer, *q));
-    return fill_report(job, layer, now() - begin, *q);
+    for (size_t i = 0; i < site->count; i++) {
+        const qnt_layer *layer = &site->layers[i];
+        QNT_TRY(check_layer(site->job->ctx, site->job, layer));
+        QNT_TRY(qnti_qlinear_create(site->job->ctx, layer->name, layer->weight.rows, layer->weight.cols, layer->bias,
+                                    &site->q[i]));
+    }
+    QNT_TRY(run_stages(site, recipe));
+    for (size_t i = 0; i < site->count; i++)
+        QNT_TRY(fill_report(site->job, &site->layers[i], site->q[i]));
+    return QNT_OK;
 }
 
 qnt_status qnt_quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const qnt_layer *layers, size_t count,
                              qnt_qlinear **q)
 {
     struct qnti_job job = {.ctx = ctx, .kernels = qnti_context_kernels(ctx)};
+    struct site site = {&job, layers, q, count};
     qnt_recipe *adapted = NULL;
     qnt_status status = QNT_OK;
     for (size_t i = 0; i < count; i++)
@@ -209,10 +256,7 @@ qnt_status qnt_quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const q
         return qnti_fail(ctx, QNT_INVALID, "recipe %s needs calibration inputs", qnt_recipe_text(recipe));
     QNT_CHECK(qnti_recipe_adapt(recipe, job.layout, &adapted));
     QNT_CHECK(load_importance(&job));
-    for (size_t i = 0; i < count; i++) {
-        QNT_CHECK(quantize_layer(&job, adapted, &layers[i], &q[i]));
-        job_free_layer(&job);
-    }
+    QNT_CHECK(quantize_layers(&site, adapted));
 cleanup:
     job_free_layer(&job);
     job_free_site(&job);

@@ -176,22 +176,6 @@ qnt_status qnt_recipe_set(qnt_recipe *recipe, const char *key, const char *value
     return resolve(recipe);
 }
 
-static bool offers(const struct qnti_method *m, enum qnti_stage stage)
-{
-    switch (stage) {
-    case QNTI_STAGE_TRANSFORM:
-        return m->transform != NULL;
-    case QNTI_STAGE_ACTIVATIONS:
-        return m->activations != NULL;
-    case QNTI_STAGE_WEIGHTS:
-        return m->weights != NULL;
-    case QNTI_STAGE_CORRECT:
-    case QNTI_STAGES:
-        break;
-    }
-    return false;
-}
-
 /* The last method that offers a stage provides it; a method left with nothing is an error. */
 static qnt_status resolve(qnt_recipe *recipe)
 {
@@ -199,7 +183,7 @@ static qnt_status resolve(qnt_recipe *recipe)
     for (int stage = 0; stage < QNTI_STAGE_CORRECT; stage++) {
         recipe->provider[stage] = -1;
         for (size_t s = 0; s < recipe->count; s++)
-            if (offers(recipe->steps[s].method, (enum qnti_stage)stage))
+            if (qnti_method_offers(recipe->steps[s].method, (enum qnti_stage)stage))
                 recipe->provider[stage] = (int)s;
     }
     for (size_t s = 0; s < recipe->count; s++) {
@@ -268,10 +252,16 @@ const struct qnti_recipe_step *qnti_recipe_weights(const qnt_recipe *recipe)
     return s < 0 ? NULL : &recipe->steps[s];
 }
 
+double qnti_recipe_number(const struct qnti_recipe_step *step, const char *name, double otherwise)
+{
+    const struct qnti_param *row = qnti_param_find(&step->method->table, name);
+    return row ? qnti_param_number(row, step->params) : otherwise;
+}
+
 bool qnti_recipe_corrects(const struct qnti_recipe_step *step)
 {
     const struct qnti_method *m = step->method;
-    return m->correct && (!m->corrects || m->corrects(step->params));
+    return qnti_method_offers(m, QNTI_STAGE_CORRECT) && (!m->corrects || m->corrects(step->params));
 }
 
 unsigned qnti_recipe_needs(const qnt_recipe *recipe)

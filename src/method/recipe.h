@@ -26,6 +26,8 @@ struct qnt_recipe {
 
 /* Whether the user set this parameter of the step. */
 bool qnti_recipe_given(const struct qnti_recipe_step *step, const char *name);
+/* A parameter of the step's method as a number; `otherwise` where the method has none of that name. */
+double qnti_recipe_number(const struct qnti_recipe_step *step, const char *name, double otherwise);
 /*
  * The recipe for layers of a layout: a copy with the parameters that the layout prefers where the user said nothing.
  * QNT_INVALID: the user gave one that the layout prescribes; the message names both. `layout` may be NULL.

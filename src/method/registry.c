@@ -28,6 +28,11 @@ const struct qnti_method *qnti_method_named(const char *name)
     return NULL;
 }
 
+bool qnti_method_offers(const struct qnti_method *m, enum qnti_stage stage)
+{
+    return m->stages[stage].layer || m->stages[stage].unit;
+}
+
 static const char *const scopes[] = {"layer", "site", "block", "model"};
 
 bool qnt_method_get(size_t index, qnt_method_info *info)
@@ -41,10 +46,10 @@ bool qnt_method_get(size_t index, qnt_method_info *info)
                               .title = m->title,
                               .reference = m->reference,
                               .scope = scopes[m->scope],
-                              .transform = m->transform != NULL,
-                              .activations = m->activations != NULL,
-                              .weights = m->weights != NULL,
-                              .correct = m->correct != NULL,
+                              .transform = qnti_method_offers(m, QNTI_STAGE_TRANSFORM),
+                              .activations = qnti_method_offers(m, QNTI_STAGE_ACTIVATIONS),
+                              .weights = qnti_method_offers(m, QNTI_STAGE_WEIGHTS),
+                              .correct = qnti_method_offers(m, QNTI_STAGE_CORRECT),
                               .parameter_count = m->table.count};
     if (m->needs && m->table.bytes <= 512) {
         union {

@@ -173,7 +173,7 @@ const struct qnti_method qnti_method_gptq = {
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct gptq_params)},
     .needs = gptq_needs,
     .check = gptq_check,
-    .weights = gptq_weights,
-    .correct = gptq_correct,
+    .stages[QNTI_STAGE_WEIGHTS].layer = gptq_weights,
+    .stages[QNTI_STAGE_CORRECT].layer = gptq_correct,
     .corrects = gptq_corrects,
 };

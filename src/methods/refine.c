@@ -69,5 +69,5 @@ const struct qnti_method qnti_method_refine = {
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct refine_params)},
     .needs = refine_needs,
-    .correct = refine_correct,
+    .stages[QNTI_STAGE_CORRECT].layer = refine_correct,
 };

@@ -29,5 +29,5 @@ const struct qnti_method qnti_method_rtn = {
     .reference = "baseline; grids as in GPTQ's and AWQ's authors' code",
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct rtn_params)},
-    .weights = rtn_weights,
+    .stages[QNTI_STAGE_WEIGHTS].layer = rtn_weights,
 };

@@ -207,10 +207,14 @@ static qnt_status read_parts(const struct reader *r, struct qnti_numbers *q)
         return read_floats(r, "values", q->grid.float_type, q->rows * q->cols, q->value);
     QNT_TRY(read_codes(r, q));
     QNT_TRY(read_second(r, "scale", &q->scale));
+    if (q->scale->grid.form != QNTI_FORM_FLOAT)
+        q->grid.scale_grid = &q->scale->grid;
     if (q->offset && q->grid.integer_offset)
         QNT_TRY(read_integer_offsets(r, q));
     else if (q->offset)
         QNT_TRY(read_second(r, "offset", &q->offset));
+    if (q->offset && q->offset->grid.form != QNTI_FORM_FLOAT)
+        q->grid.offset_grid = &q->offset->grid;
     return q->codebook ? read_second(r, "codebook", &q->codebook) : QNT_OK;
 }
 

@@ -15,6 +15,7 @@
 
 #include <string.h>
 #include "base/kernels.h"
+#include "base/number.h"
 #include "linalg/blas.h"
 
 /* One chunk of rows on its way through the columns. */
@@ -29,8 +30,10 @@ struct chunk {
     float *error, *done;       /* [block][rows]: e, and q for GPTAQ */
     float *band;               /* [rows][span], what a fit sees */
     float *band_importance;    /* [span] */
+    float *band_factor;        /* [span], the factor's diagonal */
     float *scale, *offset;     /* [rows] of the group in hand */
     uint16_t *code;            /* [rows] */
+    uint8_t *keep;             /* [rows] */
     uint32_t *position;        /* [cols] column -> position */
     uint8_t *fitted;           /* [spans] */
     uint32_t group;            /* whose scales are in hand; UINT32_MAX: none */
@@ -38,8 +41,8 @@ struct chunk {
 
 static void chunk_free(struct chunk *c)
 {
-    void *memory[] = {c->w,      c->work, c->error,    c->done,   c->band, c->band_importance, c->scale,
-                      c->offset, c->code, c->position, c->fitted};
+    void *memory[] = {c->w,      c->work, c->error, c->done,     c->band,  c->band_importance, c->band_factor,
+                      c->scale, c->offset, c->code, c->keep, c->position, c->fitted};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         qnti_free(c->ctx, memory[i]);
 }
@@ -55,6 +58,8 @@ static qnt_status chunk_create(struct chunk *c)
     QNT_TRY(QNTI_NEW_RAW(ctx, c->block * c->rows, &c->done));
     QNT_TRY(QNTI_NEW_RAW(ctx, c->span * c->rows, &c->band));
     QNT_TRY(QNTI_NEW_RAW(ctx, c->span, &c->band_importance));
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->span, &c->band_factor));
+    QNT_TRY(QNTI_NEW(ctx, c->rows, &c->keep));
     QNT_TRY(QNTI_NEW_RAW(ctx, c->rows, &c->scale));
     QNT_TRY(QNTI_NEW_RAW(ctx, c->rows, &c->offset));
     QNT_TRY(QNTI_NEW_RAW(ctx, c->rows, &c->code));
@@ -94,9 +99,12 @@ static void fit_span(struct chunk *c, size_t j)
         size_t position = along ? j + k : c->position[start + k];
         for (size_t r = 0; r < c->rows; r++)
             c->band[r * c->span + k] = c->w[position * c->rows + r];
+        c->band_factor[k] = c->f->factor[position * c->cols + position];
         if (c->f->importance)
             c->band_importance[k] = c->f->importance[column_at(c, position)];
     }
+    if (c->f->outliers && c->f->outliers->before_fit)
+        c->f->outliers->before_fit(c->f->outliers->rule, &c->q->grid, c->band, c->rows, n, c->span, c->band_factor);
     if (c->f->importance) {
         band.importance = c->band_importance;
         band.row_power = c->f->row_power + c->first;
@@ -126,20 +134,32 @@ static void round_column(struct chunk *c, size_t j, const float *w, float *value
 {
     struct qnti_numbers *q = c->q;
     uint32_t column = column_at(c, j);
-    if (q->codebook && q->grid.codebook_per_row) {
+    if (q->grid.codebook_per_row)
         for (size_t r = 0; r < c->rows; r++)
-            qnti_grid_round(&q->grid, q->codebook->value + (c->first + r) * q->codebook->cols, 1, w + r, c->scale + r,
-                            c->offset + r, 0, c->code + r, value + r);
-    } else {
-        qnti_grid_round(&q->grid, q->codebook ? q->codebook->value : NULL, c->rows, w, c->scale, c->offset, 1, c->code,
-                        value);
-    }
+            qnti_grid_round(&q->grid, qnti_numbers_codebook(q, c->first + r), 1, w + r, c->scale + r, c->offset + r, 0,
+                            c->code + r, value + r);
+    else
+        qnti_grid_round(&q->grid, qnti_numbers_codebook(q, c->first), c->rows, w, c->scale, c->offset, 1, c->code, value);
     if (q->grid.form == QNTI_FORM_FLOAT)
         for (size_t r = 0; r < c->rows; r++)
             q->value[(c->first + r) * q->cols + column] = value[r];
     else
         for (size_t r = 0; r < c->rows; r++)
             qnti_numbers_put_codes(q, c->first + r, column, 1, c->code + r);
+}
+
+/* Weights that the rule keeps have their own value, and what is left of their error goes on. */
+static void keep_outliers(struct chunk *c, size_t j, const float *w, float *value)
+{
+    const struct qnti_outliers *o = c->f->outliers;
+    uint32_t column = column_at(c, j);
+    o->choose(o->rule, c->rows, w, value, c->f->factor[j * c->cols + j], c->keep);
+    for (size_t r = 0; r < c->rows; r++) {
+        size_t at = (c->first + r) * c->cols + column;
+        o->mask[at] = c->keep[r];
+        if (c->keep[r])
+            o->value[at] = value[r] = qnti_round_to(o->type, w[r]);
+    }
 }
 
 static void process_column(struct chunk *c, size_t begin, size_t end, size_t j)
@@ -150,6 +170,8 @@ static void process_column(struct chunk *c, size_t begin, size_t end, size_t j)
     const float *u = c->f->factor + j * c->cols, *p = c->f->pull ? c->f->pull + j * c->cols : NULL;
     take_grid(c, j);
     round_column(c, j, w, done);
+    if (c->f->outliers)
+        keep_outliers(c, j, w, done);
     for (size_t r = 0; r < rows; r++)
         error[r] = (w[r] - done[r]) / u[j];
     for (size_t k = j + 1; k < end; k++) {

@@ -52,10 +52,46 @@ static qnt_status nearest_chunk(void *arg, size_t index)
     return QNT_OK;
 }
 
+/*
+ * Runs over the flattened matrix cross rows: the same arrays seen as one row per run, but for a shorter last one, which
+ * is taken by itself.
+ */
+static qnt_status run_flat(struct nearest *t)
+{
+    struct qnti_numbers *q = t->q, whole = *q, rest = *q;
+    size_t n = q->rows * q->cols, size = q->grid.map.cols, runs = n / size;
+    whole.rows = runs;
+    whole.cols = size;
+    whole.grid.map = (struct qnti_map){.kind = QNTI_MAP_TILES, .rows = 1};
+    t->q = &whole;
+    t->chunk = CHUNK_ROWS;
+    if (t->importance)
+        return qnti_fail(t->ctx, QNT_UNSUPPORTED, "an importance of columns does not fit groups that cross rows");
+    whole.scale = &(struct qnti_numbers){.rows = runs, .cols = 1, .grid = q->scale->grid, .code8 = q->scale->code8,
+                                         .code16 = q->scale->code16, .value = q->scale->value};
+    QNT_TRY(qnti_parallel(t->ctx, qnti_ceil_div(runs, t->chunk), nearest_chunk, t));
+    if (n % size == 0)
+        return QNT_OK;
+    t->w += runs * size;
+    rest.rows = 1;
+    rest.cols = n % size;
+    rest.grid.map = whole.grid.map;
+    rest.code8 = q->code8 ? q->code8 + runs * size : NULL;
+    rest.code16 = q->code16 ? q->code16 + runs * size : NULL;
+    rest.scale = &(struct qnti_numbers){.rows = 1, .cols = 1, .grid = q->scale->grid, .value = q->scale->value + runs};
+    if (q->offset)
+        rest.offset = &(struct qnti_numbers){.rows = 1, .cols = 1, .grid = q->offset->grid,
+                                             .value = q->offset->value + runs};
+    t->q = &rest;
+    return nearest_chunk(t, 0);
+}
+
 static qnt_status run(qnt_context *ctx, const float *w, const float *importance, const float *row_power, bool codes,
                       struct qnti_numbers *q)
 {
     struct nearest t = {ctx, w, importance, row_power, q, qnti_chunk_rows(&q->grid, q->rows), codes};
+    if (q->grid.map.kind == QNTI_MAP_FLAT && q->grid.form != QNTI_FORM_FLOAT)
+        return run_flat(&t);
     return qnti_parallel(ctx, qnti_ceil_div(q->rows, t.chunk), nearest_chunk, &t);
 }
 

@@ -23,6 +23,20 @@ qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importanc
                         struct qnti_numbers *q);
 
 /* --- error_feedback.c (GPTQ) --- */
+
+/* Single weights that stay outside the grid while feedback goes on (SpQR). */
+struct qnti_outliers {
+    const void *rule;
+    /* May replace weights of a span before its grid is fitted: x [rows][stride]; u [cols] of the factor's diagonal. */
+    void (*before_fit)(const void *rule, const struct qnti_grid *grid, float *x, size_t rows, size_t cols,
+                       size_t stride, const float *u);
+    /* keep[r] = 1: weight w[r], which the grid would make value[r], is kept. */
+    void (*choose)(const void *rule, size_t rows, const float *w, const float *value, float u, uint8_t *keep);
+    qnt_dtype type;              /* in which kept weights are stored */
+    uint8_t *mask;               /* (rows, cols) 1: kept */
+    float *value;                /* (rows, cols) what is kept there */
+};
+
 struct qnti_feedback {
     const float *w;              /* (rows, cols), natural order */
     const float *factor;         /* U (cols, cols) in processing order */
@@ -32,6 +46,7 @@ struct qnti_feedback {
     const float *importance;     /* [cols] in natural order, row_power [rows]: for fits; or NULL */
     const float *row_power;
     size_t block;                /* columns between updates of the rest */
+    const struct qnti_outliers *outliers;   /* or NULL */
 };
 qnt_status qnti_error_feedback(qnt_context *ctx, const struct qnti_feedback *f, struct qnti_numbers *q);
 

@@ -98,17 +98,23 @@ static void estimate_work(struct qnt_plan *plan)
     plan->totals.passes = plan->windows.count > 0;
 }
 
+/* Bits a weight of a method's own grid in f16 scales, from the parameters that it has of the usual names. */
+static double affine_bits(const struct qnti_recipe_step *step, double in)
+{
+    double bits = qnti_recipe_number(step, "bits", 16), size = qnti_recipe_number(step, "group_size", 0);
+    bool per_tensor = qnti_recipe_number(step, "per_tensor", 0) != 0, sym = qnti_recipe_number(step, "sym", 0) != 0;
+    double group = per_tensor || size == 0 || size > in ? in : size;
+    return bits + (16 + (sym ? 0 : bits)) / group;
+}
+
 uint64_t qnti_target_bytes(const struct qnt_plan *plan, const struct qnti_target *t)
 {
     size_t bytes = 0;
     if (strncmp(t->layout, "gguf:", 5) == 0 &&
         qnt_pack_bytes(plan->ctx, t->layout, t->source->rows, t->source->cols, &bytes) == QNT_OK)
         return bytes;
-    if (t->quantized) { /* native: the affine grid's bits */
-        const struct qnti_recipe_step *step = qnti_recipe_weights(plan->recipe);
-        const struct qnti_affine_params *p = step->params;
-        double group = p->group_size && !p->per_tensor ? (double)p->group_size : (double)t->source->cols;
-        double bits = p->bits + (16 + (p->sym ? 0 : p->bits)) / group;
+    if (t->quantized && plan->recipe) {
+        double bits = affine_bits(qnti_recipe_weights(plan->recipes[t - plan->job.targets]), (double)t->source->cols);
         return (uint64_t)(bits / 8 * (double)t->source->rows * (double)t->source->cols);
     }
     return qnti_weight_bytes(t->source);

@@ -107,16 +107,26 @@ static qnt_status make_recipe(struct qnt_plan *plan)
     return QNT_OK;
 }
 
+/* "weights: gptq; correct: gptq", of the first layer that is quantized: its recipe has the format's preferences. */
 static qnt_status describe_stages(struct qnt_plan *plan)
 {
     static const char *const names[] = {"transform", "activations", "weights"};
     struct qnti_buffer text = {0};
     const qnt_recipe *r = plan->recipe;
+    for (size_t t = 0; t < plan->job.count; t++)
+        if (plan->recipes[t]) {
+            r = plan->recipes[t];
+            break;
+        }
     QNT_TRY(qnti_buffer_print(plan->ctx, &text, "%s", r ? "" : "none"));
+    plan->stages = text.data;
     for (int stage = 0; r && stage < QNTI_STAGE_CORRECT; stage++)
         if (r->provider[stage] >= 0)
             QNT_TRY(qnti_buffer_print(plan->ctx, &text, "%s%s: %s", text.bytes ? "; " : "", names[stage],
                                       r->steps[r->provider[stage]].method->name));
+    for (size_t s = 0; r && s < r->count; s++)
+        if (qnti_recipe_corrects(&r->steps[s]))
+            QNT_TRY(qnti_buffer_print(plan->ctx, &text, "; correct: %s", r->steps[s].method->name));
     plan->stages = text.data;
     return QNT_OK;
 }
@@ -173,6 +183,17 @@ static void write_progress(void *user, size_t done, size_t total)
     qnti_plan_progress(user, "", total ? (double)done / (double)total : 1);
 }
 
+/* A file's suffix must not promise another container. */
+static qnt_status check_format(const struct qnt_plan *plan)
+{
+    const char *output = plan->options.output;
+    size_t n = output ? strlen(output) : 0;
+    if (n > 5 && strcmp(output + n - 5, ".gguf") == 0 && !plan->options.format)
+        return qnti_fail(plan->ctx, QNT_INVALID, "%s: which type? give --format gguf:TYPE (quant formats lists them)",
+                         output);
+    return QNT_OK;
+}
+
 static qnt_status fill_job(struct qnt_plan *plan)
 {
     struct qnti_export *job = &plan->job;
@@ -187,6 +208,7 @@ static qnt_status fill_job(struct qnt_plan *plan)
     job->user = plan;
     job->recipe = plan->recipe ? qnt_recipe_text(plan->recipe) : "none";
     job->calibration = plan->options.calibration;
+    QNT_TRY(check_format(plan));
     job->format = qnti_format_find(plan->ctx, plan->options.format ? plan->options.format : "native");
     if (!job->format)
         return QNT_NOT_FOUND;
@@ -236,8 +258,8 @@ qnt_status qnt_plan_create(qnt_model *model, const qnt_quantize_options *options
         QNT_CHECK(qnti_fail(ctx, QNT_INVALID, "the output has an empty name"));
     QNT_CHECK(check_output(plan));
     QNT_CHECK(make_recipe(plan));
-    QNT_CHECK(describe_stages(plan));
     QNT_CHECK(fill_job(plan));
+    QNT_CHECK(describe_stages(plan));
     if (plan->options.calibration && plan->recipe)
         QNT_CHECK(qnti_windows_create(model, &plan->options, &plan->windows));
     QNT_CHECK(name_work_folder(plan));

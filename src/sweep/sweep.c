@@ -107,6 +107,28 @@ static qnt_status capture(struct sweep *s, enum qnti_site site, qnt_calib *calib
     return QNT_OK;
 }
 
+/* The site's inputs once more: kept ones as they are, others made again. */
+struct replay {
+    struct sweep *sweep;
+    enum qnti_site site;
+};
+
+static qnt_status replay(void *owner, qnti_token_fn take, void *user)
+{
+    struct replay *r = owner;
+    struct sweep *s = r->sweep;
+    size_t width = qnti_site_width(s->config, r->site);
+    for (size_t w = 0; w < s->windows; w++) {
+        float *in = s->scratch[0];
+        if (flow[r->site].residual)
+            in = s->quantized.input + w * s->tokens * width;
+        else
+            QNT_TRY(window_input(s, &s->quantized, r->site, w, in));
+        QNT_TRY(take(user, in, s->tokens));
+    }
+    return QNT_OK;
+}
+
 static qnt_status add_residual(struct sweep *s, enum qnti_site site)
 {
     struct stream *streams[2] = {&s->quantized, &s->source};
@@ -186,10 +208,14 @@ static unsigned needs_of(const struct sweep *s, const size_t *targets, size_t co
 static qnt_status sweep_site(struct sweep *s, enum qnti_site site)
 {
     size_t targets[MOST_LAYERS_OF_SITE], count = site_targets(s, site, targets);
+    struct replay again = {s, site};
     qnt_calib *calib = NULL;
     qnt_status status = QNT_OK;
-    if (s->calibrated && count)
+    if (s->calibrated && count) {
         QNT_CHECK(qnti_calib_create(s->ctx, needs_of(s, targets, count), qnti_site_width(s->config, site), &calib));
+        calib->replay = replay;
+        calib->replay_owner = &again;
+    }
     if (s->calibrated && (calib || flow[site].residual))
         QNT_CHECK(capture(s, site, calib));
     QNT_CHECK(quantize_site(s, calib, targets, count));

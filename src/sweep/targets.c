@@ -122,7 +122,7 @@ static qnt_status override(struct qnt_plan *plan, struct qnti_target *t, qnt_rec
 {
     for (size_t i = 0; i < plan->options.layer_count; i++) {
         char *pattern = NULL, *copy = NULL;
-        const char *settings;
+        const char *settings = NULL;
         bool match = false;
         qnt_status status = split_override(plan->ctx, plan->options.layers[i], &pattern, &settings);
         if (status == QNT_OK)

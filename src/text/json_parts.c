@@ -37,8 +37,8 @@ static qnt_status add_with_pattern(qnti_tokenizer *t, struct qnti_steps *steps, 
                                    const json_t *json, const char *content, size_t content_bytes)
 {
     const json_t *pattern = json_object_get(json, "pattern");
-    const char *text;
-    size_t bytes;
+    const char *text = NULL;
+    size_t bytes = 0;
     step->pattern.literal = json_object_get(pattern, "String") != NULL;
     QNT_TRY(text_of(t, pattern, step->pattern.literal ? "String" : "Regex", &text, &bytes));
     return qnti_steps_add(t->ctx, t->name, steps, step, text, bytes, content, content_bytes);
@@ -53,8 +53,8 @@ static qnt_status add_step(qnti_tokenizer *t, struct qnti_steps *steps, const st
 static qnt_status read_prepend(qnti_tokenizer *t, const json_t *json)
 {
     struct qnti_step step = {.kind = QNTI_STEP_PREFIX};
-    const char *text;
-    size_t bytes;
+    const char *text = NULL;
+    size_t bytes = 0;
     QNT_TRY(text_of(t, json, "prepend", &text, &bytes));
     t->vocabulary.add_space_prefix = true;
     return add_step(t, &t->normalizer, &step, NULL, text, bytes);
@@ -63,8 +63,8 @@ static qnt_status read_prepend(qnti_tokenizer *t, const json_t *json)
 static qnt_status read_replace(qnti_tokenizer *t, const json_t *json, struct qnti_steps *steps)
 {
     struct qnti_step step = {.kind = QNTI_STEP_REPLACE};
-    const char *text;
-    size_t bytes;
+    const char *text = NULL;
+    size_t bytes = 0;
     QNT_TRY(text_of(t, json, "content", &text, &bytes));
     return add_with_pattern(t, steps, &step, json, text, bytes);
 }
@@ -108,8 +108,8 @@ static qnt_status read_split(qnti_tokenizer *t, const json_t *json)
         [QNTI_CUT_CONTIGUOUS] = "Contiguous",
     };
     struct qnti_step step = {.kind = QNTI_STEP_SPLIT};
-    const char *behavior;
-    size_t bytes;
+    const char *behavior = NULL;
+    size_t bytes = 0;
     QNT_TRY(text_of(t, json, "behavior", &behavior, &bytes));
     QNT_TRY(qnti_json_bool(t->ctx, t->name, json, "invert", &step.invert));
     for (size_t i = 0; i < sizeof behaviors / sizeof *behaviors; i++) {
@@ -159,7 +159,7 @@ static qnt_status read_metaspace(qnti_tokenizer *t, const json_t *json)
     struct qnti_steps *steps = &t->pretokenizer;
     const char *mark, *scheme;
     bool cut = true;
-    size_t bytes;
+    size_t bytes = 0;
     QNT_TRY(metaspace(t, json, &mark, &bytes, &scheme));
     QNT_TRY(qnti_json_bool(t->ctx, t->name, json, "split", &cut));
     prefix.first_only = strcmp(scheme, "first") == 0;
@@ -259,8 +259,8 @@ static qnt_status read_fuse(qnti_tokenizer *t, const json_t *json)
 static qnt_status read_trim(qnti_tokenizer *t, const json_t *json)
 {
     struct qnti_step step = {.kind = QNTI_STEP_TRIM};
-    const char *text;
-    size_t bytes;
+    const char *text = NULL;
+    size_t bytes = 0;
     QNT_TRY(text_of(t, json, "content", &text, &bytes));
     QNT_TRY(qnti_json_size(t->ctx, t->name, json, "start", &step.start));
     QNT_TRY(qnti_json_size(t->ctx, t->name, json, "stop", &step.stop));
@@ -272,7 +272,7 @@ static qnt_status read_decoder_metaspace(qnti_tokenizer *t, const json_t *json)
 {
     struct qnti_step step = {.kind = QNTI_STEP_REPLACE, .pattern.literal = true, .first_only = true};
     const char *mark, *scheme;
-    size_t bytes;
+    size_t bytes = 0;
     QNT_TRY(metaspace(t, json, &mark, &bytes, &scheme));
     if (strcmp(scheme, "never") != 0)
         QNT_TRY(qnti_steps_add(t->ctx, t->name, &t->decoder, &step, mark, bytes, "", 0));

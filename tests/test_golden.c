@@ -1,0 +1,232 @@
+/*
+ * test_golden.c - what the authors' own code gives on four layers, through the public calls of `quant layer`.
+ *
+ * tests/golden/layer/cases.txt lists the cases and their limits, and says where the numbers come from. A rounding tie
+ * that falls the other way changes what follows it, so error feedback is judged by a small share of differing numbers
+ * and by the error together.
+ */
+#include "layer_support.h"
+
+#define FOLDER SOURCE_DIR "/tests/golden/layer/"
+
+struct golden {
+    qnt_context *ctx;
+    char name[64], recipe_text[256];
+    qnt_tensors *layer, *expected;
+    qnt_matrix weight, input, input_fp;
+    bool has_input, has_input_fp;
+    qnt_recipe *recipe;
+    qnt_calib *calib;
+    qnt_qlinear *q;
+    float *dequantized;
+};
+
+static qnt_tensors *open_tensors(qnt_context *ctx, const char *name)
+{
+    char path[512];
+    qnt_tensors *file;
+    snprintf(path, sizeof path, FOLDER "%s", name);
+    assert_ok(ctx, qnt_tensors_open(ctx, path, &file));
+    return file;
+}
+
+static bool read_matrix(const struct golden *g, const char *name, qnt_matrix *m)
+{
+    qnt_tensor tensor;
+    if (!qnt_tensors_find(g->layer, name, &tensor))
+        return false;
+    assert_ok(g->ctx, qnt_tensors_matrix(g->layer, name, m));
+    return true;
+}
+
+static void begin_case(struct golden *g, const char *layer_name)
+{
+    char expected[128];
+    qnt_layer layer = {.name = g->name};
+    g->layer = open_tensors(g->ctx, layer_name);
+    snprintf(expected, sizeof expected, "%s.safetensors", g->name);
+    g->expected = open_tensors(g->ctx, expected);
+    assert_true(read_matrix(g, "weight", &g->weight));
+    g->has_input = read_matrix(g, "input", &g->input);
+    g->has_input_fp = read_matrix(g, "input_fp", &g->input_fp);
+    g->recipe = recipe_of(g->ctx, g->recipe_text);
+    assert_ok(g->ctx, qnt_calib_create(g->ctx, g->recipe, g->weight.cols, &g->calib));
+    if (qnt_recipe_needs_pairs(g->recipe))
+        assert_ok(g->ctx, qnt_calib_add_pair(g->calib, g->input, g->input_fp));
+    else if (g->has_input)
+        assert_ok(g->ctx, qnt_calib_add(g->calib, g->input));
+    layer.weight = g->weight;
+    layer.calib = g->calib;
+    assert_ok(g->ctx, qnt_quantize(g->ctx, g->recipe, &layer, &g->q));
+    g->dequantized = dequantized(g->ctx, g->q);
+}
+
+static void end_case(struct golden *g)
+{
+    free(g->dequantized);
+    qnt_qlinear_destroy(g->q);
+    qnt_calib_destroy(g->calib);
+    qnt_recipe_destroy(g->recipe);
+    qnt_tensors_close(g->expected);
+    qnt_tensors_close(g->layer);
+    *g = (struct golden){.ctx = g->ctx};
+}
+
+static double element(const char *dtype, const void *data, size_t i)
+{
+    float f;
+    int32_t n;
+    if (strcmp(dtype, "U8") == 0)
+        return ((const unsigned char *)data)[i];
+    if (strcmp(dtype, "I32") == 0) {
+        memcpy(&n, (const char *)data + i * sizeof n, sizeof n);
+        return n;
+    }
+    memcpy(&f, (const char *)data + i * sizeof f, sizeof f);
+    return (double)f;
+}
+
+static qnt_tensor find(const qnt_tensors *file, const char *name)
+{
+    qnt_tensor tensor;
+    if (!qnt_tensors_find(file, name, &tensor))
+        fail_msg("no tensor %s", name);
+    return tensor;
+}
+
+/* (codes - zeros) * scales of the expected result. */
+static float *expected_values(const struct golden *g)
+{
+    size_t out = g->weight.rows, in = g->weight.cols;
+    qnt_tensor codes = find(g->expected, "codes"), scales = find(g->expected, "scales"),
+               zeros = find(g->expected, "zeros"), index = {0};
+    bool indexed = qnt_tensors_find(g->expected, "group_index", &index);
+    size_t groups = scales.shape[1], size = 0;
+    float *w = NEW(out * in, float);
+    const char *at = strstr(g->recipe_text, "group_size=");
+    if (at)
+        size = (size_t)strtoul(at + strlen("group_size="), NULL, 10);
+    for (size_t r = 0; r < out; r++)
+        for (size_t c = 0; c < in; c++) {
+            size_t group = indexed ? (size_t)element("I32", index.data, c) : groups > 1 ? c / size : 0;
+            size_t place = (scales.shape[0] == 1 ? 0 : r) * groups + group;
+            w[r * in + c] = (float)((element("U8", codes.data, r * in + c) - element("F32", zeros.data, place)) *
+                                    element("F32", scales.data, place));
+        }
+    return w;
+}
+
+/* Share of numbers that differ by more than the limits. */
+static double mismatch(size_t n, const char *a_type, const void *a, const char *b_type, const void *b, double atol,
+                       double rtol)
+{
+    size_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        double x = element(a_type, a, i), y = element(b_type, b, i);
+        bad += !(fabs(x - y) <= atol + rtol * fabs(y));
+    }
+    return (double)bad / (double)n;
+}
+
+static void check_tensor(const struct golden *g, const char *name, double atol, double rtol, double limit)
+{
+    static const char *const types[] = {[QNT_F32] = "F32", [QNT_I32] = "I32", [QNT_U8] = "U8"};
+    size_t n = g->weight.rows * g->weight.cols;
+    double share;
+    if (strcmp(name, "dequantized") == 0) {
+        float *want = expected_values(g);
+        share = mismatch(n, "F32", g->dequantized, "F32", want, atol, rtol);
+        free(want);
+    } else {
+        qnt_tensor want = find(g->expected, name);
+        qnt_part part;
+        assert_ok(g->ctx, qnt_qlinear_part(g->q, name, &part));
+        assert_int_equal(part.rank, want.rank);
+        for (size_t i = 0; i < want.rank; i++)
+            assert_int_equal(part.shape[i], want.shape[i]);
+        n = want.shape[0] * (want.rank > 1 ? want.shape[1] : 1);
+        share = mismatch(n, types[part.dtype], part.data, want.dtype, want.data, atol, rtol);
+        qnt_part_free(&part);
+    }
+    if (share > limit)
+        fail_msg("%s: %s differs in %g of its numbers, allowed are %g", g->name, name, share, limit);
+}
+
+static double weight_error(const struct golden *g)
+{
+    const float *w = g->weight.data;
+    double sum = 0;
+    for (size_t i = 0; i < g->weight.rows * g->weight.cols; i++)
+        sum += ((double)w[i] - (double)g->dequantized[i]) * ((double)w[i] - (double)g->dequantized[i]);
+    return sum;
+}
+
+static double output_error(const struct golden *g)
+{
+    const float *w = g->weight.data, *x = g->input.data;
+    size_t in = g->weight.cols;
+    double total = 0;
+    for (size_t t = 0; t < g->input.rows; t++)
+        for (size_t r = 0; r < g->weight.rows; r++) {
+            double sum = 0;
+            for (size_t c = 0; c < in; c++)
+                sum += (double)x[t * in + c] * ((double)w[r * in + c] - (double)g->dequantized[r * in + c]);
+            total += sum * sum;
+        }
+    return total;
+}
+
+static void check_objective(const struct golden *g, const char *name, double reference, double most)
+{
+    double error = strcmp(name, "weight_error") == 0 ? weight_error(g) : output_error(g);
+    if (!(error <= most * reference))
+        fail_msg("%s: %s is %g, more than %g of the reference's %g", g->name, name, error, most, reference);
+}
+
+/* One line of cases.txt; true if it began a case. */
+static bool run_line(struct golden *g, const char *line)
+{
+    char word[256], layer[64];
+    double a, b, c;
+    if (sscanf(line, "case %63s %63s %255s", word, layer, g->recipe_text) == 3) {
+        char text[256];
+        memcpy(text, g->recipe_text, sizeof text);
+        if (g->q)
+            end_case(g);
+        memcpy(g->recipe_text, text, sizeof text);
+        snprintf(g->name, sizeof g->name, "%.63s", word);
+        begin_case(g, layer);
+        return true;
+    }
+    if (sscanf(line, "equal %255s %lf", word, &a) == 2)
+        check_tensor(g, word, 0, 0, a);
+    else if (sscanf(line, "close %255s %lf %lf %lf", word, &a, &b, &c) == 4)
+        check_tensor(g, word, a, b, c);
+    else if (sscanf(line, "objective %255s %lf %lf", word, &a, &b) == 3)
+        check_objective(g, word, a, b);
+    else if (line[0] != '#')
+        fail_msg("cases.txt: %s", line);
+    return false;
+}
+
+static void test_cases(void **state)
+{
+    struct golden g = {.ctx = context_of(2)};
+    size_t held = qnt_context_bytes(g.ctx, NULL), cases = 0;
+    FILE *file = fopen(FOLDER "cases.txt", "r");
+    char line[512];
+    (void)state;
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file))
+        cases += run_line(&g, line);
+    fclose(file);
+    end_case(&g);
+    assert_int_equal(cases, 18);
+    destroy_context(g.ctx, held);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,375 @@
+#!/bin/sh
+# The tool from end to end on the embedded model, with small settings: what it writes reads back as nearly the same
+# model, results do not depend on threads, and whatever goes wrong is said by name and leaves nothing behind.
+#
+#     sh tests/test_tool.sh build/bin/quant
+#
+# One line a check, `N passed, N failed` at the end; exit status 0 if none failed.
+
+quant=$1
+data=$(cd "$(dirname "$0")/../examples/data" && pwd) || exit 2
+model=$data/model
+work=$(mktemp -d) || exit 2
+trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+out=$work/out           # outputs of the check in hand, nothing else
+mkdir "$out"
+passed=0
+failed=0
+calib="--calib $data/calibration.txt --samples 4 --seqlen 64"
+
+# --- checks ---
+
+# verdict STATUS NAME [WHY]
+verdict() {
+    if [ "$1" -eq 0 ]; then
+        passed=$((passed + 1))
+        echo "ok   $2"
+    else
+        failed=$((failed + 1))
+        echo "FAIL $2${3:+: $3}"
+    fi
+}
+
+# check NAME COMMAND...: it succeeds.
+check() {
+    name=$1
+    shift
+    "$@" >"$work/stdout" 2>"$work/stderr"
+    verdict $? "$name" "$(tail -n 1 "$work/stderr")"
+}
+
+# says NAME TEXT...: the last command's standard output has each text.
+says() {
+    name=$1
+    shift
+    for text; do
+        grep -qF -e "$text" "$work/stdout" || { verdict 1 "$name" "no \"$text\" in the output"; return; }
+    done
+    verdict 0 "$name"
+}
+
+is_empty() {
+    [ -z "$(ls -A "$1")" ]
+}
+
+# refuses NAME TEXT... -- COMMAND...: an exit status of 1 or 2, a message with each text, nothing left in $out.
+refuses() {
+    name=$1
+    shift
+    texts=$work/texts
+    : >"$texts"
+    while [ "$1" != -- ]; do
+        printf '%s\n' "$1" >>"$texts"
+        shift
+    done
+    shift
+    "$@" >"$work/stdout" 2>"$work/stderr"
+    status=$?
+    why=
+    [ $status -eq 1 ] || [ $status -eq 2 ] || why="exit status $status"
+    grep '^quant: error: ' "$work/stderr" >"$work/message" || why="$why no message"
+    while read -r text; do
+        grep -qF -e "$text" "$work/message" || why="$why \"$text\" is not in: $(cat "$work/message")"
+    done <"$texts"
+    is_empty "$out" || why="$why left $(ls -A "$out")"
+    [ -z "$why" ]
+    verdict $? "$name" "$why"
+    clear_out
+}
+
+clear_out() {
+    rm -rf "$out"
+    mkdir "$out"
+}
+
+# number FILE KEY: the first "KEY": number of a JSON file with a key a line.
+number() {
+    sed -n "s/^ *\"$2\": *\([-+0-9.e]*\),\{0,1\}\$/\1/p" "$1" | head -n 1
+}
+
+# holds EXPRESSION: of awk.
+holds() {
+    awk "BEGIN { exit !($1) }"
+}
+
+quantize() {
+    "$quant" quantize "$model" --progress none "$@"
+}
+
+evaluate() {
+    "$quant" eval "$@" --text "$data/evaluation.txt" --ctx 128 --chunks 4 --progress none
+}
+
+# near NAME MODEL LIMIT: its KL divergence to the source is within 0 .. LIMIT (but for rounding), its perplexity near.
+near() {
+    evaluate "$2" --against "$model" --report "$work/eval.json" >"$work/stdout" 2>"$work/stderr" ||
+        { verdict 1 "$1" "$(tail -n 1 "$work/stderr")"; return; }
+    kl=$(number "$work/eval.json" mean_kl)
+    perplexity=$(number "$work/eval.json" perplexity)
+    source=$(number "$work/eval.json" against_perplexity)
+    holds "$kl + 0 > -1e-6 && $kl + 0 <= $3 && ($perplexity / $source - 1) ^ 2 <= 4 * $3 + 1e-10"
+    verdict $? "$1 (KL $kl)" "more than $3, or perplexity $perplexity for $source"
+}
+
+# What a good 4-bit grid loses, and four times as much for each bit less.
+limit() {
+    awk "BEGIN { print 0.05 * 4 ^ (4 - ($1)) }"
+}
+
+# --- what it can do ---
+
+check "version" "$quant" --version
+says "version: a number" "quant 0."
+for command in "" quantize plan eval inspect layer methods formats; do
+    check "help of ${command:-the tool}" "$quant" $command --help
+    says "help of ${command:-the tool}: usage" "usage: quant"
+done
+
+check "formats" "$quant" formats --json
+formats=$(sed -n 's/^ *"name": "\(.*\)",$/\1/p' "$work/stdout")
+cp "$work/stdout" "$work/formats.json"
+check "methods" "$quant" methods --json
+methods=$(awk -F'"' '$2 == "name" && !name { name = $4 } $2 == "stages" { if ($4 ~ /weights/) print name; name = ""; skip = 1 }
+                     $2 == "parameters" { depth = 1 } /^  }/ { name = ""; skip = 0 } skip { name = "" }' "$work/stdout")
+
+# bits_of FORMAT: of a weight; native has the method's, 4 by default.
+bits_of() {
+    awk -F'"' -v format="$1" '$2 == "name" { hit = $4 == format }
+        hit && $2 == "bits_per_weight" { sub(/[:, ]*/, "", $3); bits = $3 + 0 } END { print bits ? bits : 4 }' "$work/formats.json"
+}
+
+echo "# each format reads back"
+for format in $formats; do
+    bits=$(bits_of "$format")
+    case $format in
+    gguf:*32 | gguf:*16) method=none most=1e-6 ;;
+    *) method=rtn most=$(limit "$bits") ;;
+    esac
+    case $format in native) settings="--group-size 32" ;; *) settings= ;; esac
+    check "$method to $format" quantize -o "$out/a" --method $method --format "$format" $settings
+    near "$method to $format is the model" "$out/a" "$most"
+    check "inspect $format" "$quant" inspect "$out/a"
+    says "inspect $format: family" "Llama" "bits per weight"
+    clear_out
+done
+
+echo "# each method"
+for method in $methods; do
+    for format in gguf:q4_0 native; do
+        case $format in native) settings="--group-size 32" ;; *) settings= ;; esac
+        check "$method to $format" quantize -o "$out/a" --method "$method" --format $format $settings $calib --report "$work/r.json"
+        near "$method to $format is the model" "$out/a" "$(limit 4)"
+        clear_out
+    done
+done
+
+echo "# bits"
+last=1000
+for bits in 2 3 4 8; do
+    check "gptq to $bits bits" quantize -o "$out/$bits" --method gptq --format native --bits $bits --group-size 32 $calib
+    near "$bits bits is the model" "$out/$bits" "$(limit $bits)"
+    holds "$kl < $last"
+    verdict $? "$bits bits lose less than fewer" "$kl"
+    last=$kl
+done
+check "a native folder is a source" "$quant" quantize "$out/8" -o "$out/8.gguf" --method none --format gguf:f16 --progress none
+near "its F16 is the model" "$out/8.gguf" "$(limit 8)"
+clear_out
+
+echo "# the same bytes"
+for threads in 1 2 8; do
+    check "gguf with $threads threads" quantize -o "$out/$threads.gguf" --format gguf:q4_0 $calib --threads $threads
+    cmp -s "$out/1.gguf" "$out/$threads.gguf"
+    verdict $? "$threads threads give the bytes of one (gguf)"
+    check "native with $threads threads" quantize -o "$out/$threads" --format native $calib --threads $threads
+    diff -r "$out/1" "$out/$threads" >/dev/null
+    verdict $? "$threads threads give the bytes of one (native)"
+done
+QUANT_KERNELS=scalar
+export QUANT_KERNELS
+evaluate "$out/1.gguf" --report "$work/scalar.json" >/dev/null 2>&1
+unset QUANT_KERNELS
+evaluate "$out/1.gguf" --report "$work/eval.json" >/dev/null 2>&1
+holds "($(number "$work/scalar.json" perplexity) / $(number "$work/eval.json" perplexity) - 1) ^ 2 < 1e-10"
+verdict $? "scalar kernels give the same perplexity"
+clear_out
+
+echo "# plan, report, choice of tensors"
+check "plan" "$quant" plan "$model" --format gguf:q4_0 $calib
+says "plan: tensors and totals" "model.layers.0-3.mlp.down_proj.weight" "gptq" "bits per weight  4.5000" "4 windows of 64 tokens"
+check "dry run" quantize -o "$out/a" --format gguf:q4_0 $calib --dry-run
+is_empty "$out"
+verdict $? "a dry run writes nothing"
+check "run with a report" quantize -o "$out/a.gguf" --format gguf:q4_0 $calib --report "$work/report.json" --json
+cmp -s "$work/stdout" "$work/report.json" && grep -q '"output_error"' "$work/report.json"
+verdict $? "the report is what --json prints"
+[ "$(number "$work/report.json" output_bytes)" -eq "$(wc -c <"$out/a.gguf")" ]
+verdict $? "the planned size is the file's" "$(number "$work/report.json" output_bytes)"
+check "force replaces" quantize -o "$out/a.gguf" --format gguf:q8_0 --method rtn --force
+near "what replaced it is the model" "$out/a.gguf" "$(limit 8)"
+check "layer overrides" quantize -o "$out/b" --format native --bits 3 --group-size 32 $calib --layer '*.down_proj.weight:bits=8'
+check "inspect overrides" "$quant" inspect "$out/b" --json
+grep -q 'affine 8 bits' "$work/stdout" && grep -q 'affine 3 bits' "$work/stdout"
+verdict $? "down_proj has 8 bits, the others 3"
+check "exclude" "$quant" plan "$model" --format native --method rtn --exclude '*.mlp.*' --verbose
+! grep 'mlp' "$work/stdout" | grep -q rtn && grep 'q_proj' "$work/stdout" | grep -q rtn
+verdict $? "what is excluded is not quantized"
+check "include" "$quant" plan "$model" --format native --method rtn --include 're:layers\.[01]\.' --verbose
+! grep 'layers\.[23]' "$work/stdout" | grep -q rtn && grep 'layers\.1.*q_proj' "$work/stdout" | grep -q rtn
+verdict $? "only what is included is quantized"
+check "progress as JSON lines" "$quant" quantize "$model" -o "$out/c" --format gguf:q4_0 $calib --progress json
+! grep -qv '^{"phase":".*}$' "$work/stderr" && grep -q '"share":1.0' "$work/stderr"
+verdict $? "progress: every line an object, the last share 1"
+clear_out
+
+echo "# calibration files"
+tr '\n"\\' '   ' <"$data/calibration.txt" | cut -c 1-4000 | tr -d '\n' >"$work/plain.txt"
+{ printf '{"text": "'; cat "$work/plain.txt"; printf '", "other": 1}\n'; } >"$work/lines.jsonl"
+check "plain text" quantize -o "$out/plain" --format gguf:q4_0 --calib "$work/plain.txt" --samples 4 --seqlen 64
+check "JSON lines" quantize -o "$out/lines" --format gguf:q4_0 --calib "$work/lines.jsonl" --samples 4 --seqlen 64
+cmp -s "$out/plain" "$out/lines"
+verdict $? "a text as JSON lines calibrates as the plain text does"
+# A version 1.0 array of 256 little-endian 32-bit ids: magic, 118 bytes of description, ids.
+printf '\223NUMPY\001\000\166\000%-117s\n' "{'descr': '<i4', 'fortran_order': False, 'shape': (256,), }" >"$work/ids.npy"
+printf "$(awk 'BEGIN { for (i = 0; i < 256; i++) { id = 3 + i * 37 % 1000; printf "\\%03o\\%03o\\000\\000", id % 256, id / 256 } }')" >>"$work/ids.npy"
+check "token ids (.npy)" quantize -o "$out/ids" --format gguf:q4_0 --calib "$work/ids.npy" --samples 4 --seqlen 64
+check "all samples" quantize -o "$out/all" --format gguf:q4_0 --calib "$work/ids.npy" --samples all --seqlen 64
+check "random windows" quantize -o "$out/random" --format gguf:q4_0 $calib --seed 7
+check "random windows again" quantize -o "$out/again" --format gguf:q4_0 $calib --seed 7
+cmp -s "$out/random" "$out/again"
+verdict $? "the same seed gives the same bytes"
+clear_out
+
+# --- what it refuses ---
+
+echo "# wrong options"
+to="--progress none -o $out/a --format gguf:q4_0"
+refuses "unknown command" quantise quantize -- "$quant" quantise
+refuses "unknown option" --metod --method -- "$quant" quantize "$model" $to --metod rtn
+refuses "unknown method" gptqq gptq -- "$quant" quantize "$model" $to --method gptqq
+refuses "unknown format" gguf:q4_9 gguf:q4_0 -- "$quant" quantize "$model" -o "$out/a" --format gguf:q4_9
+refuses "unknown parameter" bitz bits -- "$quant" quantize "$model" -o "$out/a" --format native --method rtn --set bitz=3
+refuses "value out of range" "bits=99" "1 .. 16" -- "$quant" quantize "$model" -o "$out/a" --format native --method rtn --bits 99
+refuses "value of another type" "bits=four" -- "$quant" quantize "$model" -o "$out/a" --format native --method rtn --set bits=four
+refuses "bits with a gguf format" bits gguf:q4_0 -- "$quant" quantize "$model" $to --method rtn --bits 3
+refuses "gptq without calibration" gptq --calib -- "$quant" quantize "$model" $to --method gptq
+refuses "only converting to blocks" none gguf:q4_0 -- "$quant" quantize "$model" $to --method none
+refuses "no output" --output -- "$quant" quantize "$model" --method rtn
+refuses "layer override of nothing" '*.nothing' -- "$quant" quantize "$model" -o "$out/a" --format native --method rtn --layer '*.nothing:bits=8'
+refuses "unknown protocol" wikitext -- evaluate "$model" --protocol wikitext
+
+echo "# bad files"
+copy=$work/copy
+# copy_model: a copy to be damaged.
+copy_model() {
+    rm -rf "$copy"
+    cp -R "$model" "$copy"
+}
+refuses "no model" "$work/nothing" -- "$quant" quantize "$work/nothing" $to --method rtn
+copy_model
+sed 's/"model_type": "[a-z]*"/"model_type": "nothingness"/; s/"Llama[A-Za-z]*"/"NothingnessForCausalLM"/' "$model/config.json" >"$copy/config.json"
+refuses "unknown family" othingness lama -- "$quant" quantize "$copy" $to --method rtn
+copy_model
+head -c 100000 "$model/model.safetensors" >"$copy/model.safetensors"
+refuses "truncated safetensors" model.safetensors 100000 -- "$quant" quantize "$copy" $to --method rtn
+head -c 5 "$model/model.safetensors" >"$copy/model.safetensors"
+refuses "safetensors of 5 bytes" model.safetensors -- "$quant" quantize "$copy" $to --method rtn
+rm "$copy/model.safetensors"
+refuses "no safetensors" "$copy" safetensors -- "$quant" quantize "$copy" $to --method rtn
+copy_model
+rm "$copy/tokenizer.json"
+refuses "no tokenizer" tokenizer -- "$quant" quantize "$copy" $to $calib
+copy_model
+head -c 300 "$model/config.json" >"$copy/config.json"
+refuses "truncated config" config.json -- "$quant" quantize "$copy" $to --method rtn
+quantize -o "$work/whole.gguf" --method none --format gguf:f16 >/dev/null 2>&1
+for bytes in 3 20 2000 100000; do
+    head -c $bytes "$work/whole.gguf" >"$work/cut.gguf"
+    refuses "gguf of $bytes bytes" cut.gguf -- "$quant" quantize "$work/cut.gguf" $to --method rtn
+done
+refuses "no calibration file" nothing.txt -- "$quant" quantize "$model" $to --calib "$work/nothing.txt"
+: >"$work/empty.txt"
+refuses "empty calibration file" empty.txt -- "$quant" quantize "$model" $to --calib "$work/empty.txt"
+refuses "text too short" plain.txt 64 8192 -- "$quant" quantize "$model" $to --calib "$work/plain.txt" --samples 64 --seqlen 128
+refuses "windows too long" 100000 512 -- "$quant" quantize "$model" $to --calib "$data/calibration.txt" --seqlen 100000
+echo "Too short." >"$work/short.txt"
+refuses "evaluation text too short" "1024 or more" -- "$quant" eval "$model" --text "$work/short.txt" --ctx 512
+head -c 300 "$work/ids.npy" >"$work/cut.npy"
+refuses "truncated .npy" cut.npy -- "$quant" quantize "$model" $to --calib "$work/cut.npy" --samples 1 --seqlen 16
+echo '{"txt": "x"}' >"$work/wrong.jsonl"
+refuses "JSON lines without text" wrong.jsonl text -- "$quant" quantize "$model" $to --calib "$work/wrong.jsonl"
+
+echo "# bad outputs"
+copy_model
+refuses "output is the source" "$copy" source -- "$quant" quantize "$copy" -o "$copy" --format gguf:q4_0 --method rtn --force
+refuses "output is a file of the source" model.safetensors -- "$quant" quantize "$copy" -o "$copy/model.safetensors" --format gguf:q4_0 --method rtn --force
+ln -s "$copy" "$work/link"
+refuses "output is the source by a link" link source -- "$quant" quantize "$copy" -o "$work/link" --format native --method rtn --force
+cp "$work/whole.gguf" "$work/same.gguf"
+refuses "a gguf onto itself" same.gguf -- "$quant" quantize "$work/same.gguf" -o "$work/./same.gguf" --format gguf:q4_0 --method rtn --force
+diff -r "$model" "$copy" >/dev/null && cmp -s "$work/whole.gguf" "$work/same.gguf"
+verdict $? "the sources are untouched"
+echo "mine" >"$work/there"
+refuses "output is there" there --force -- "$quant" quantize "$model" -o "$work/there" --format gguf:q4_0 --method rtn
+[ "$(cat "$work/there")" = mine ]
+verdict $? "what was there is untouched"
+refuses "output in no folder" nowhere -- "$quant" quantize "$model" -o "$out/nowhere/a" --format gguf:q4_0 --method rtn
+refuses "output below a file" there/a -- "$quant" quantize "$model" -o "$work/there/a" --format gguf:q4_0 --method rtn
+mkdir "$work/closed"
+chmod a-w "$work/closed"
+if [ "$(id -u)" -eq 0 ]; then
+    echo "skipped: a folder without write permission (root may write everywhere)"
+else
+    refuses "output in a closed folder" closed -- "$quant" quantize "$model" -o "$work/closed/a" --format gguf:q4_0 --method rtn
+fi
+if [ -w /dev/full ]; then
+    "$quant" formats >/dev/full 2>"$work/stderr"
+    [ $? -eq 1 ] && grep -q "standard output" "$work/stderr"
+    verdict $? "a full standard output"
+fi
+
+# within BLOCKS COMMAND...: no file may grow beyond so many blocks of 512 bytes: writes fail as on a full disk.
+within() {
+    (
+        trap '' XFSZ
+        ulimit -f "$1"
+        shift
+        "$@"
+    )
+}
+for blocks in 1 200 2000; do
+    refuses "a full disk after $blocks blocks (gguf)" "$out/a" -- within $blocks "$quant" quantize "$model" $to --method rtn
+    refuses "a full disk after $blocks blocks (native)" "$out/b" -- within $blocks "$quant" quantize "$model" -o "$out/b" --format native --method rtn --progress none
+done
+
+echo "# interruption"
+# interrupted FORMAT: SIGINT as soon as the first block is in hand.
+mkfifo "$work/pipe"
+interrupted() {
+    "$quant" quantize "$model" -o "$out/a" --format "$1" --calib "$data/calibration.txt" --samples 128 --seqlen 256 --progress json 2>"$work/pipe" >/dev/null &
+    pid=$!
+    {
+        while read -r line; do
+            case $line in
+            *'"phase":"quantize"'*)
+                kill -INT $pid
+                break
+                ;;
+            esac
+        done
+        cat
+    } <"$work/pipe" >"$work/stderr"
+    wait $pid
+    status=$?
+    [ $status -eq 130 ]
+    verdict $? "SIGINT ends $1 with 130" "exit status $status"
+    is_empty "$out"
+    verdict $? "SIGINT leaves nothing of $1" "$(ls -A "$out")"
+    clear_out
+}
+interrupted gguf:q4_0
+interrupted native
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
