@@ -64,6 +64,28 @@ static int64_t npy_id(const unsigned char *at, char kind, size_t size)
     return u > INT32_MAX ? -1 : (int64_t)u;
 }
 
+/* Elements of the shape "(a, b, ...)" in a header of n bytes; SIZE_MAX if there is none or it is too large. */
+static size_t npy_elements(const char *header, size_t n)
+{
+    const char *at = memmem(header, n, "'shape':", 8), *end = header + n;
+    size_t elements = 1, extent = 0;
+    at = at ? memchr(at, '(', (size_t)(end - at)) : NULL;
+    if (!at)
+        return SIZE_MAX;
+    for (bool number = false; ++at < end; number = *at >= '0' && *at <= '9') {
+        if (*at >= '0' && *at <= '9') {
+            if (extent > MOST_BYTES)
+                return SIZE_MAX;
+            extent = (number ? 10 * extent : 0) + (size_t)(*at - '0');
+        } else if (number && __builtin_mul_overflow(elements, extent, &elements)) {
+            return SIZE_MAX;
+        }
+        if (*at == ')')
+            return elements;
+    }
+    return SIZE_MAX;
+}
+
 /* Header: magic, version, length, a Python dictionary with descr, fortran_order, shape (numpy's format 1.0 to 3.0). */
 static qnt_status read_npy(qnt_context *ctx, const char *path, const char *bytes, size_t n, size_t vocab, int32_t **ids,
                            size_t *count)
@@ -86,7 +108,10 @@ static qnt_status read_npy(qnt_context *ctx, const char *path, const char *bytes
         return qnti_fail(ctx, QNT_BAD_DATA, "%s: ids must be little-endian integers", path);
     kind = descr[2];
     size = (size_t)(descr[3] - '0');
-    *count = (n - start - header) / size;
+    *count = npy_elements(bytes + start, header);
+    if (*count > MOST_BYTES || *count * size != n - start - header)
+        return qnti_fail(ctx, QNT_BAD_DATA, "%s: %zu bytes behind the header, its shape and type need another number",
+                         path, n - start - header);
     QNT_TRY(QNTI_NEW_RAW(ctx, *count, ids));
     for (size_t i = 0; i < *count; i++) {
         int64_t id = npy_id(u + start + header + i * size, kind, size);
