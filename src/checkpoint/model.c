@@ -33,9 +33,24 @@ void qnt_model_close(qnt_model *model)
 
 qnt_status qnti_model_tokenizer(qnt_model *model, const qnti_tokenizer **tokenizer)
 {
-    if (!model->tokenizer)
-        QNT_TRY(qnti_checkpoint_tokenizer(model->checkpoint, &model->tokenizer));
+    qnt_status status = model->tokenizer ? QNT_OK : qnti_checkpoint_tokenizer(model->checkpoint, &model->tokenizer);
     *tokenizer = model->tokenizer;
+    return status == QNT_NOT_FOUND ? QNT_OK : status;
+}
+
+int64_t qnti_model_bos(const qnti_tokenizer *tokenizer, bool *added)
+{
+    const struct qnti_vocabulary *v = tokenizer ? qnti_tokenizer_vocabulary(tokenizer) : NULL;
+    *added = v && v->add_bos && v->bos >= 0;
+    return v ? v->bos : -1;
+}
+
+/* The tokenizer, or why a text cannot be read or written. */
+static qnt_status need_tokenizer(qnt_model *model, const qnti_tokenizer **tokenizer)
+{
+    QNT_TRY(qnti_model_tokenizer(model, tokenizer));
+    if (!*tokenizer)
+        return qnti_fail(model->checkpoint->ctx, QNT_NOT_FOUND, "%s has no tokenizer", model->checkpoint->path);
     return QNT_OK;
 }
 
@@ -109,7 +124,7 @@ qnt_status qnt_model_encode(qnt_model *model, const char *text, size_t bytes, bo
                             size_t *count)
 {
     const qnti_tokenizer *tokenizer;
-    QNT_TRY(qnti_model_tokenizer(model, &tokenizer));
+    QNT_TRY(need_tokenizer(model, &tokenizer));
     return qnti_tokenizer_encode(tokenizer, text, bytes, special, false, ids, count);
 }
 
@@ -117,6 +132,6 @@ qnt_status qnt_model_decode(qnt_model *model, const int32_t *ids, size_t count, 
 {
     const qnti_tokenizer *tokenizer;
     size_t bytes;
-    QNT_TRY(qnti_model_tokenizer(model, &tokenizer));
+    QNT_TRY(need_tokenizer(model, &tokenizer));
     return qnti_tokenizer_decode(tokenizer, ids, count, true, text, &bytes);
 }

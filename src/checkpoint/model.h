@@ -12,7 +12,9 @@ struct qnt_model {
     qnti_tokenizer *tokenizer;
 };
 
-/* The tokenizer, opened once; QNT_NOT_FOUND. */
+/* The tokenizer, opened once; NULL where the model has none. */
 qnt_status qnti_model_tokenizer(qnt_model *model, const qnti_tokenizer **tokenizer);
+/* BOS of the model's tokenizer, -1 where it has none or there is no tokenizer; whether the tokenizer puts it in front. */
+int64_t qnti_model_bos(const qnti_tokenizer *tokenizer, bool *added);
 
 #endif

@@ -59,7 +59,6 @@ qnt_status qnt_evaluate(qnt_model *model, const qnt_eval_options *options, qnt_e
     struct qnti_eval_options o = {.ctx = options->ctx, .chunks = options->chunks};
     struct reporter reporter = {options->progress, options->progress_user, 0};
     const qnti_tokenizer *tokenizer = NULL;
-    const struct qnti_vocabulary *vocabulary;
     int32_t *ids = NULL;
     size_t count;
     qnt_status status;
@@ -71,13 +70,10 @@ qnt_status qnt_evaluate(qnt_model *model, const qnt_eval_options *options, qnt_e
     if (options->protocol)
         QNT_TRY(qnti_eval_protocol_find(ctx, options->protocol, &o.protocol));
     /* The tokenizer of the model, or of the one it is held against: a file without a vocabulary can be compared too. */
-    status = qnti_model_tokenizer(model, &tokenizer);
-    if (status == QNT_NOT_FOUND && options->against)
-        status = qnti_model_tokenizer(options->against, &tokenizer);
-    QNT_TRY(status);
-    vocabulary = qnti_tokenizer_vocabulary(tokenizer);
-    o.bos = vocabulary->bos;
-    o.add_bos = vocabulary->add_bos;
+    QNT_TRY(qnti_model_tokenizer(model, &tokenizer));
+    if (!tokenizer && options->against)
+        QNT_TRY(qnti_model_tokenizer(options->against, &tokenizer));
+    o.bos = qnti_model_bos(tokenizer, &o.add_bos);
     QNT_CHECK(qnti_corpus_ids(ctx, options->text, tokenizer, model->checkpoint->config.vocab, &ids, &count));
     status = run(model, options->against, ids, count, &o, &reporter, result);
 cleanup:

@@ -48,6 +48,15 @@ static bool factor_f32(float *a, size_t n)
            LAPACKE_strtri_work(LAPACK_COL_MAJOR, 'U', 'N', order, a, order) == 0;
 }
 
+/* LAPACK need not notice numbers that are not finite. */
+static bool diagonal_is_sound(const float *u, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!(u[i * n + i] > 0) || !isfinite(u[i * n + i]))
+            return false;
+    return true;
+}
+
 static qnt_status factor_f64(qnt_context *ctx, const float *h, size_t n, double add, float *u, bool *ok)
 {
     lapack_int order = (lapack_int)n;
@@ -61,16 +70,9 @@ static qnt_status factor_f64(qnt_context *ctx, const float *h, size_t n, double 
           LAPACKE_dtrtri_work(LAPACK_COL_MAJOR, 'U', 'N', order, a, order) == 0;
     for (size_t i = 0; *ok && i < n * n; i++)
         u[i] = (float)a[i];
+    *ok = *ok && diagonal_is_sound(u, n);
     qnti_free(ctx, a);
     return QNT_OK;
-}
-
-static bool diagonal_is_sound(const float *u, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (!(u[i * n + i] > 0) || !isfinite(u[i * n + i]))
-            return false;
-    return true;
 }
 
 static void finish(float *u, size_t n)

@@ -52,37 +52,39 @@ static qnt_status nearest_chunk(void *arg, size_t index)
     return QNT_OK;
 }
 
-/*
- * Runs over the flattened matrix cross rows: the same arrays seen as one row per run, but for a shorter last one, which
- * is taken by itself.
- */
+/* Numbers seen as `rows` runs of `cols`, from run `first` of `size` on; scale and offset are views in the caller's hand. */
+static void view_runs(const struct qnti_numbers *q, size_t first, size_t size, size_t rows, size_t cols,
+                      struct qnti_numbers *view, struct qnti_numbers *scale, struct qnti_numbers *offset)
+{
+    *view = *q;
+    view->rows = rows;
+    view->cols = cols;
+    view->grid.map = (struct qnti_map){.kind = QNTI_MAP_TILES, .rows = 1};
+    view->code8 = q->code8 ? q->code8 + first * size : NULL;
+    view->code16 = q->code16 ? q->code16 + first * size : NULL;
+    *scale = (struct qnti_numbers){.rows = rows, .cols = 1, .grid = q->scale->grid, .value = q->scale->value + first};
+    view->scale = scale;
+    if (!q->offset)
+        return;
+    *offset = (struct qnti_numbers){.rows = rows, .cols = 1, .grid = q->offset->grid, .value = q->offset->value + first};
+    view->offset = offset;
+}
+
+/* Runs over the flattened matrix cross rows: the same arrays seen as one row a run, a shorter last one by itself. */
 static qnt_status run_flat(struct nearest *t)
 {
-    struct qnti_numbers *q = t->q, whole = *q, rest = *q;
+    struct qnti_numbers *q = t->q, view, scale, offset;
     size_t n = q->rows * q->cols, size = q->grid.map.cols, runs = n / size;
-    whole.rows = runs;
-    whole.cols = size;
-    whole.grid.map = (struct qnti_map){.kind = QNTI_MAP_TILES, .rows = 1};
-    t->q = &whole;
-    t->chunk = CHUNK_ROWS;
     if (t->importance)
         return qnti_fail(t->ctx, QNT_UNSUPPORTED, "an importance of columns does not fit groups that cross rows");
-    whole.scale = &(struct qnti_numbers){.rows = runs, .cols = 1, .grid = q->scale->grid, .code8 = q->scale->code8,
-                                         .code16 = q->scale->code16, .value = q->scale->value};
+    view_runs(q, 0, size, runs, size, &view, &scale, &offset);
+    t->q = &view;
+    t->chunk = CHUNK_ROWS;
     QNT_TRY(qnti_parallel(t->ctx, qnti_ceil_div(runs, t->chunk), nearest_chunk, t));
     if (n % size == 0)
         return QNT_OK;
     t->w += runs * size;
-    rest.rows = 1;
-    rest.cols = n % size;
-    rest.grid.map = whole.grid.map;
-    rest.code8 = q->code8 ? q->code8 + runs * size : NULL;
-    rest.code16 = q->code16 ? q->code16 + runs * size : NULL;
-    rest.scale = &(struct qnti_numbers){.rows = 1, .cols = 1, .grid = q->scale->grid, .value = q->scale->value + runs};
-    if (q->offset)
-        rest.offset = &(struct qnti_numbers){.rows = 1, .cols = 1, .grid = q->offset->grid,
-                                             .value = q->offset->value + runs};
-    t->q = &rest;
+    view_runs(q, runs, size, 1, n % size, &view, &scale, &offset);
     return nearest_chunk(t, 0);
 }
 

@@ -51,20 +51,19 @@ qnt_status qnti_windows_create(qnt_model *model, const qnt_quantize_options *o, 
     const struct qnti_checkpoint *c = model->checkpoint;
     qnt_context *ctx = c->ctx;
     const qnti_tokenizer *tokenizer;
-    const struct qnti_vocabulary *vocabulary;
     int32_t *ids = NULL, *stream = NULL;
     size_t count, n;
+    int64_t id;
     bool bos;
     qnt_status status;
     QNT_TRY(qnti_model_tokenizer(model, &tokenizer));
-    vocabulary = qnti_tokenizer_vocabulary(tokenizer);
-    bos = vocabulary->add_bos && vocabulary->bos >= 0;
+    id = qnti_model_bos(tokenizer, &bos);
     QNT_CHECK(qnti_corpus_ids(ctx, o->calibration, tokenizer, c->config.vocab, &ids, &count));
     n = count + bos;
     QNT_CHECK(QNTI_NEW_RAW(ctx, n, &stream));
     memcpy(stream + bos, ids, count * sizeof *ids);
     if (bos)
-        stream[0] = (int32_t)vocabulary->bos;
+        stream[0] = (int32_t)id;
     w->tokens = o->seqlen ? o->seqlen : qnti_min(DEFAULT_SEQLEN, c->config.context);
     w->count = o->all_samples ? n / w->tokens : o->samples ? o->samples : DEFAULT_SAMPLES;
     w->stream = n;
