@@ -56,31 +56,24 @@ static qnt_status pack_layer(qnt_context *context, const qnt_qlinear *q)
     return status;
 }
 
-static qnt_status quantize(qnt_context *context, const char *method, const uint16_t *weight, const uint16_t *tokens)
+static qnt_status quantize(qnt_context *context, const char *method, const qnt_calib *calib, const uint16_t *weight)
 {
     qnt_recipe *recipe = NULL;
-    qnt_calib *calib = NULL;
     qnt_qlinear *q = NULL;
     qnt_layer_report report = {0};
-    qnt_layer layer = {.name = "example", .weight = qnt_matrix_bf16(weight, OUT, IN), .format = format};
+    qnt_layer layer = {.name = "example", .weight = qnt_matrix_bf16(weight, OUT, IN), .calib = calib, .format = format};
     qnt_status status = qnt_recipe_parse(context, method, &recipe);
-    if (status == QNT_OK)
-        status = qnt_calib_create(context, recipe, IN, &calib);
-    if (status == QNT_OK)
-        status = qnt_calib_add(calib, qnt_matrix_bf16(tokens, TOKENS, IN));
-    layer.calib = calib;
     if (status == QNT_OK)
         status = qnt_quantize(context, recipe, &layer, &q);
     if (status == QNT_OK)
         status = qnt_report(q, &report);
     if (status == QNT_OK) {
-        printf("%s: %.2f bits a weight, relative square error of the weights %.5f, of the outputs %.5f\n%s",
+        printf("%s: %.2f bits a weight, relative square error of the weights %.3g, of the outputs %.3g\n%s",
                qnt_recipe_text(recipe), report.bits_per_weight, report.weight_error, report.output_error,
                report.warnings);
         status = pack_layer(context, q);
     }
     qnt_qlinear_destroy(q);
-    qnt_calib_destroy(calib);
     qnt_recipe_destroy(recipe);
     return status;
 }
@@ -88,21 +81,23 @@ static qnt_status quantize(qnt_context *context, const char *method, const uint1
 int main(void)
 {
     static uint16_t weight[OUT * IN], tokens[TOKENS * IN];
-    static const char *const methods[] = {"rtn", "gptq:damp=0.05", "gptq:damp=0.05,refine_passes=4"};
+    static const char *const methods[] = {"rtn", "gptq:damp=0.05,refine_passes=0", "gptq:damp=0.05"};
     uint32_t state = 1;
-    qnt_context *context;
+    qnt_context *context = NULL;
+    qnt_calib *calib = NULL;
     qnt_status status = qnt_context_create(NULL, &context);
-    if (status != QNT_OK) {
-        fprintf(stderr, "no context: %s\n", qnt_status_text(status));
-        return 1;
-    }
-    for (size_t i = 0; i < OUT * IN; i++)
+    for (size_t i = 0; i < (size_t)OUT * IN; i++)
         weight[i] = bf16(0.05f * noise(&state));
     make_tokens(tokens, &state);
+    if (status == QNT_OK)
+        status = qnt_calib_create(context, NULL, IN, &calib); /* NULL: for any recipe */
+    if (status == QNT_OK)
+        status = qnt_calib_add(calib, qnt_matrix_bf16(tokens, TOKENS, IN));
     for (size_t i = 0; status == QNT_OK && i < sizeof methods / sizeof *methods; i++)
-        status = quantize(context, methods[i], weight, tokens);
+        status = quantize(context, methods[i], calib, weight);
     if (status != QNT_OK)
-        fprintf(stderr, "%s: %s\n", qnt_status_text(status), qnt_context_message(context));
+        fprintf(stderr, "%s: %s\n", qnt_status_text(status), context ? qnt_context_message(context) : "no context");
+    qnt_calib_destroy(calib);
     qnt_context_destroy(context);
     return status != QNT_OK;
 }

@@ -1,6 +1,7 @@
 # Packages of Debian 12 that a script needs. Read by tests/run.sh and examples/quickstart.sh: `. tests/packages.sh`.
 #
-# A table: kind, what is looked for, the package that has it. "tool": a command; "library": a module of pkg-config.
+# A table: kind, what is looked for, the package that has it. "tool": a command; "library": a module of pkg-config;
+# "file": a path.
 
 build_needs="
 tool cc build-essential
@@ -22,6 +23,7 @@ missing_packages() {
         case $kind in
         tool) command -v "$name" >/dev/null 2>&1 || echo "$package" ;;
         library) pkg-config --exists "$name" 2>/dev/null || echo "$package" ;;
+        file) [ -e "$name" ] || echo "$package" ;;
         esac
     done | sort -u | tr '\n' ' '
 }

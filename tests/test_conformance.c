@@ -158,7 +158,8 @@ static qnt_recipe *make_recipe(const struct conformance *c, qnt_context *ctx)
     for (size_t i = 0; i < COUNT(settings[0]) && c->set[i]; i++) {
         char key[32], value[32];
         assert_int_equal(sscanf(c->set[i], "%31[^=]=%31s", key, value), 2);
-        if (qnt_recipe_set(recipe, key, value) != QNT_OK && !strstr(qnt_context_message(ctx), "no method of the recipe")) {
+        if (qnt_recipe_set(recipe, key, value) != QNT_OK &&
+            !strstr(qnt_context_message(ctx), "no method of the recipe")) {
             require(c, *qnt_context_message(ctx), "an error without a message");
             qnt_recipe_destroy(recipe);
             return NULL;

@@ -133,7 +133,8 @@ static void outliers_in_feedback(void **state)
         qnti_numbers_values(q, r, 0, COLS, got);
         for (size_t j = 0; j < COLS; j++) {
             bool out = fabs(a[j]) > (double)limit;
-            double result = out ? (double)value[r * COLS + j] : (double)got[j], e = (a[j] - result) / (double)u[j * COLS + j];
+            double result = out ? (double)value[r * COLS + j] : (double)got[j];
+            double e = (a[j] - result) / (double)u[j * COLS + j];
             assert_int_equal(mask[r * COLS + j], out);
             if (out)
                 assert_float_equal(value[r * COLS + j], a[j], 1e-3);
@@ -231,12 +232,12 @@ static void loss_behind_a_linear(void **state)
 {
     const float w[6] = {1, 2, 3, 4, 5, 6}, other[6] = {1, 2, 3, 4, 5, 7}, bias[2] = {10, 20}, x[6] = {1, 0, 1, 0, 1, 2};
     const float *exchanged[1] = {other};
-    struct qnti_linear linear = {.weight = w, .bias = bias};
+    struct qnti_layer_unit linear = {.weight = w, .bias = bias};
     struct qnti_unit unit;
     float y[4];
     double loss;
     (void)state;
-    qnti_linear_unit(ctx, &linear, 2, 3, &unit);
+    qnti_unit_of_layer(ctx, &linear, 2, 3, &unit);
     assert_int_equal(unit.forward(&unit, x, 2, 2, NULL, y), QNT_OK);
     assert_float_equal(y[0], 14, 0);
     assert_float_equal(y[1], 30, 0);

@@ -39,10 +39,12 @@ static bool read_matrix(const struct golden *g, const char *name, qnt_matrix *m)
     return true;
 }
 
-static void begin_case(struct golden *g, const char *layer_name)
+static void begin_case(struct golden *g, const char *name, const char *layer_name, const char *recipe)
 {
     char expected[128];
     qnt_layer layer = {.name = g->name};
+    snprintf(g->name, sizeof g->name, "%s", name);
+    snprintf(g->recipe_text, sizeof g->recipe_text, "%s", recipe);
     g->layer = open_tensors(g->ctx, layer_name);
     snprintf(expected, sizeof expected, "%s.safetensors", g->name);
     g->expected = open_tensors(g->ctx, expected);
@@ -186,23 +188,18 @@ static void check_objective(const struct golden *g, const char *name, double ref
 /* One line of cases.txt; true if it began a case. */
 static bool run_line(struct golden *g, const char *line)
 {
-    char word[256], layer[64];
+    char word[64], layer[64], recipe[256];
     double a, b, c;
-    if (sscanf(line, "case %63s %63s %255s", word, layer, g->recipe_text) == 3) {
-        char text[256];
-        memcpy(text, g->recipe_text, sizeof text);
-        if (g->q)
-            end_case(g);
-        memcpy(g->recipe_text, text, sizeof text);
-        snprintf(g->name, sizeof g->name, "%.63s", word);
-        begin_case(g, layer);
+    if (sscanf(line, "case %63s %63s %255s", word, layer, recipe) == 3) {
+        end_case(g);
+        begin_case(g, word, layer, recipe);
         return true;
     }
-    if (sscanf(line, "equal %255s %lf", word, &a) == 2)
+    if (sscanf(line, "equal %63s %lf", word, &a) == 2)
         check_tensor(g, word, 0, 0, a);
-    else if (sscanf(line, "close %255s %lf %lf %lf", word, &a, &b, &c) == 4)
+    else if (sscanf(line, "close %63s %lf %lf %lf", word, &a, &b, &c) == 4)
         check_tensor(g, word, a, b, c);
-    else if (sscanf(line, "objective %255s %lf %lf", word, &a, &b) == 3)
+    else if (sscanf(line, "objective %63s %lf %lf", word, &a, &b) == 3)
         check_objective(g, word, a, b);
     else if (line[0] != '#')
         fail_msg("cases.txt: %s", line);

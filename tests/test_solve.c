@@ -182,7 +182,7 @@ static unsigned oracle_column(const struct problem *p, double *row, size_t j, fl
     return code;
 }
 
-/* The algorithm as written: columns one by one; grids that are fitted on the way see the weights of the block's begin. */
+/* The algorithm as written: columns one by one; grids fitted on the way see the weights of the block's begin. */
 static void oracle_feedback(const struct problem *p, unsigned *codes, float *scale)
 {
     size_t rows = p->c->rows, cols = p->c->cols;
@@ -234,8 +234,8 @@ static void check_feedback(qnt_context *ctx, const struct feedback_case *c)
             assert_true(q->scale->value[r / c->tied * p.groups + g] == scale[r * p.groups + g]);
         for (size_t j = 0; j < c->cols; j++)
             if (qnti_numbers_code(q, r, j) != codes[r * c->cols + j])
-                fail_msg("%zu x %zu, block %zu, group %zu: row %zu, column %zu is %u, not %u", c->rows, c->cols, c->block,
-                         c->size, r, j, (unsigned)qnti_numbers_code(q, r, j), codes[r * c->cols + j]);
+                fail_msg("%zu x %zu, block %zu, group %zu: row %zu, column %zu is %u, not %u", c->rows, c->cols,
+                         c->block, c->size, r, j, (unsigned)qnti_numbers_code(q, r, j), codes[r * c->cols + j]);
     }
     qnti_numbers_free(ctx, q);
     free(codes);
@@ -382,7 +382,7 @@ static void test_descent(void **state)
 /* Least squares of row r's scales (and minima) with codes fixed, by elimination in f64. */
 static void oracle_refit(const struct quadratic *p, size_t r, double *solution)
 {
-    size_t n = p->cols, groups = p->q->scale->cols, kinds = p->q->grid.form == QNTI_FORM_MIN ? 2 : 1, m = groups * kinds;
+    size_t n = p->cols, kinds = p->q->grid.form == QNTI_FORM_MIN ? 2 : 1, m = p->q->scale->cols * kinds;
     double *basis = NEW(m * n, double), *hb = NEW(n, double), *system = NEW(m * (m + 1), double);
     for (size_t j = 0; j < n; j++) {
         size_t group_row, g;

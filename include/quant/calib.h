@@ -33,9 +33,10 @@ QNT_API qnt_status qnt_calib_add_pair(qnt_calib *calib, qnt_matrix x, qnt_matrix
 /* Adds what `other` has gathered for the same recipe and width. */
 QNT_API qnt_status qnt_calib_merge(qnt_calib *calib, const qnt_calib *other);
 
-/* Statistics from outside: importance of each channel [in] (mean of x^2, as in an imatrix), in place of the measured. */
+/* Importance of each channel [in] from outside (mean of x^2, as in an imatrix), in place of the measured one. */
 QNT_API qnt_status qnt_calib_set_importance(qnt_calib *calib, const float *importance);
 
+/* Channels; tokens added; tokens left out because of numbers that are not finite. */
 QNT_API size_t qnt_calib_in(const qnt_calib *calib);
 QNT_API size_t qnt_calib_tokens(const qnt_calib *calib);
 QNT_API size_t qnt_calib_skipped(const qnt_calib *calib);

@@ -36,7 +36,7 @@ typedef void (*qnt_log_fn)(void *user, qnt_log_level level, const char *message)
 /* Asked often, from any thread; true ends the work with QNT_CANCELLED. */
 typedef bool (*qnt_cancel_fn)(void *user);
 
-/* The engine's threads: call task(arg, i) once for each i in 0 .. count-1, in any order, and return when all are done. */
+/* The engine's threads: call task(arg, i) once for each i in 0 .. count-1, in any order; return when all are done. */
 typedef void (*qnt_task_fn)(void *arg, size_t index);
 typedef void (*qnt_parallel_for_fn)(void *user, size_t count, qnt_task_fn task, void *arg);
 

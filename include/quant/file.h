@@ -18,7 +18,7 @@ typedef struct qnt_tensors qnt_tensors;
 QNT_API qnt_status qnt_tensors_open(qnt_context *context, const char *path, qnt_tensors **tensors);
 QNT_API void qnt_tensors_close(qnt_tensors *tensors);
 
-/* A tensor of a file, or one to be written. `data` of an opened file lives as long as the file and need not be aligned. */
+/* A tensor of a file, or one to be written. `data` of an opened file lives as long as it and need not be aligned. */
 typedef struct qnt_tensor {
     const char *name;
     const char *dtype;        /* "F32", "F16", "BF16", "I32", "U8" ... */

@@ -60,7 +60,7 @@ typedef void (*qnt_progress_fn)(void *user, const qnt_progress *progress);
 
 typedef struct qnt_quantize_options {
     size_t size;                         /* sizeof(qnt_quantize_options) or 0 */
-    const char *method;                  /* recipe; NULL: "gptq" with calibration, "rtn" without; "none": only convert */
+    const char *method;                  /* recipe; NULL: "gptq" with calibration, "rtn" without; "none": convert */
     const char *const *settings;         /* "key=value" or "method.key=value", as for qnt_recipe_set */
     size_t setting_count;
     const char *format;                  /* "native", "gguf:q4_0" ... */
@@ -70,7 +70,7 @@ typedef struct qnt_quantize_options {
     bool all_samples;                    /* as many windows as there are */
     bool random_windows;                 /* drawn with `seed` */
     uint64_t seed;
-    const char *output_type, *embedding_type;   /* types of the output matrix and the embedding; NULL: the format's rule */
+    const char *output_type, *embedding_type;   /* of the output matrix and the embedding; NULL: the format's rule */
     const char *const *include, *const *exclude; /* patterns of tensor names: glob, or "re:" and a PCRE2 expression */
     size_t include_count, exclude_count;
     const char *const *layers;           /* "PATTERN:key=value,..." : parameters of the layers that match; later win */

@@ -20,8 +20,8 @@ extern "C" {
 typedef struct qnt_recipe qnt_recipe;
 
 /*
- * QNT_NOT_FOUND: unknown method (the message suggests the nearest); QNT_INVALID: unknown or misspelt parameter, value of
- * another type or out of range, a method that the others leave without a stage.
+ * QNT_NOT_FOUND: unknown method (the message suggests the nearest); QNT_INVALID: unknown or misspelt parameter, value
+ * of another type or out of range, a method that the others leave without a stage.
  */
 QNT_API qnt_status qnt_recipe_parse(qnt_context *context, const char *text, qnt_recipe **recipe);
 QNT_API qnt_status qnt_recipe_copy(const qnt_recipe *recipe, qnt_recipe **copy);

@@ -90,6 +90,7 @@ qnt_status qnti_matrix_check_finite(qnt_context *ctx, qnt_matrix m, const char *
     qnti_free(ctx, x);
     if (count == 0)
         return QNT_OK;
-    return qnti_fail(ctx, QNT_NON_FINITE, "%s: %zu of %zu numbers are not finite, the first is %g at row %zu, column %zu",
+    return qnti_fail(ctx, QNT_NON_FINITE,
+                     "%s: %zu of %zu numbers are not finite, the first is %g at row %zu, column %zu",
                      what, count, m.rows * m.cols, (double)first, row, col);
 }

@@ -225,8 +225,8 @@ qnt_status qnt_calib_set_importance(qnt_calib *c, const float *importance)
 bool qnti_calib_importance(const struct qnt_calib *c, float *importance)
 {
     for (size_t i = 0; i < c->in; i++) {
-        double mean = c->importance ? (double)c->importance[i] : c->tokens ? c->moments[i].sum_square / (double)c->tokens : 0;
-        importance[i] = (float)fmin(mean, (double)MOST_IMPORTANCE);
+        double mean = c->moments[i].sum_square / (double)qnti_max(c->tokens, 1);
+        importance[i] = (float)fmin(c->importance ? (double)c->importance[i] : mean, (double)MOST_IMPORTANCE);
     }
     return c->importance || c->tokens;
 }

@@ -14,7 +14,7 @@ struct qnt_model {
 
 /* The tokenizer, opened once; NULL where the model has none. */
 qnt_status qnti_model_tokenizer(qnt_model *model, const qnti_tokenizer **tokenizer);
-/* BOS of the model's tokenizer, -1 where it has none or there is no tokenizer; whether the tokenizer puts it in front. */
+/* BOS of the model's tokenizer, -1 where there is none; whether the tokenizer puts it in front. */
 int64_t qnti_model_bos(const qnti_tokenizer *tokenizer, bool *added);
 
 #endif

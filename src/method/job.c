@@ -33,6 +33,13 @@ qnt_status qnti_job_grid(struct qnti_job *job, const struct qnti_affine_params *
     return QNT_OK;
 }
 
+qnt_status qnti_affine_check(qnt_context *ctx, const char *method, const struct qnti_affine_params *p)
+{
+    if (p->sym && p->sym_grid == 1 && p->bits < 2)
+        return qnti_fail(ctx, QNT_INVALID, "%s: sym_grid=absmax has no level beside 0 at bits=%d", method, p->bits);
+    return QNT_OK;
+}
+
 /* Importance counts only on grids whose own search uses it. */
 static bool importance_counts(const struct qnti_job *job)
 {
@@ -128,20 +135,12 @@ qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform 
     return QNT_OK;
 }
 
-qnt_status qnti_job_hessian(struct qnti_job *job)
+static qnt_status load_hessian(struct qnti_job *job)
 {
-    const struct qnt_calib *calib = job->calib;
-    size_t n;
-    if (job->hessian)
-        return QNT_OK;
-    if (!calib || !calib->hessian)
-        return qnti_fail(job->ctx, QNT_INVALID, "the method needs calibration inputs");
-    if (!calib->tokens)
-        return qnti_fail(job->ctx, QNT_NOT_FOUND, "no calibration token reached the layer");
-    n = calib->in;
+    size_t n = job->calib->in;
     QNT_TRY(QNTI_NEW(job->ctx, n, &job->dead));
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->hessian));
-    qnti_gram_read(calib->hessian, 2.0 / (double)calib->tokens, job->hessian);
+    qnti_gram_read(job->calib->hessian, 2.0 / (double)job->calib->tokens, job->hessian);
     QNT_TRY(transform_hessian(job, n));
     for (size_t j = 0; j < n; j++)
         if (job->hessian[j * n + j] == 0) {
@@ -149,7 +148,19 @@ qnt_status qnti_job_hessian(struct qnti_job *job)
             job->dead[j] = 1;
             job->dead_count++;
         }
-    if (job->dead_count == n)
+    return QNT_OK;
+}
+
+qnt_status qnti_job_hessian(struct qnti_job *job)
+{
+    const struct qnt_calib *calib = job->calib;
+    if (!calib || !calib->hessian)
+        return qnti_fail(job->ctx, QNT_INVALID, "the method needs calibration inputs");
+    if (!calib->tokens)
+        return qnti_fail(job->ctx, QNT_NOT_FOUND, "no calibration token reached the layer");
+    if (!job->hessian)
+        QNT_TRY(load_hessian(job));
+    if (job->dead_count == calib->in)
         return qnti_fail(job->ctx, QNT_NOT_FOUND, "every input of the layer is 0 in all %zu tokens", calib->tokens);
     return QNT_OK;
 }

@@ -17,7 +17,7 @@
 struct qnti_job;
 struct qnti_unit;
 
-/* What a method does in a stage: to each layer for itself, or to all layers of its unit at once; at most one of them. */
+/* What a method does in a stage, to each layer for itself or to all layers of its unit at once; at most one of them. */
 struct qnti_stage_functions {
     qnt_status (*layer)(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q);
     qnt_status (*unit)(struct qnti_job *job, const qnt_layer *layers, size_t count, qnt_qlinear **q);
@@ -32,7 +32,7 @@ struct qnti_method {
     const char *name, *title, *reference;
     enum qnti_scope scope;
     struct qnti_param_table table;
-    /* Bits of enum qnti_need that these parameters ask for; `fixed_grid`: the format prescribes one that uses importance. */
+    /* Bits of enum qnti_need that these parameters ask for; NULL: none. */
     unsigned (*needs)(const void *params);
     /* Parameters that exclude each other; may be NULL. */
     qnt_status (*check)(qnt_context *ctx, const void *params);
@@ -103,6 +103,9 @@ struct qnti_job {
 enum qnti_order { QNTI_ORDER_NATURAL, QNTI_ORDER_ACT, QNTI_ORDER_GROUP_AWARE };
 
 /* --- adapters (job.c) --- */
+
+/* Combinations of the affine parameters that make no grid. */
+qnt_status qnti_affine_check(qnt_context *ctx, const char *method, const struct qnti_affine_params *p);
 
 /* The grid of the weights stage: the format's, or affine by the parameters in the format's scale type. */
 qnt_status qnti_job_grid(struct qnti_job *job, const struct qnti_affine_params *p, struct qnti_grid *grid);

@@ -57,18 +57,25 @@ static int choice(const char *choices, const char *value, int number, char *out,
     }
 }
 
-/* A plain decimal number; the C locale's form whatever the host's locale is. */
+/* Recipes are written in the C locale's form whatever the host's locale is. */
+static void exchange_point(char *text, bool to_host)
+{
+    char half[8], point = '.';
+    if (snprintf(half, sizeof half, "%.1f", 0.5) >= 3)
+        point = half[1];
+    for (; *text; text++)
+        if (*text == (to_host ? '.' : point))
+            *text = to_host ? point : '.';
+}
+
 static bool read_number(const char *text, double *value)
 {
-    char *end, point;
+    char *end;
     char copy[64];
-    if (snprintf(copy, sizeof copy, "%.1f", 0.5) < 3 || strlen(text) >= sizeof copy)
+    if (strlen(text) >= sizeof copy)
         return false;
-    point = copy[1];
     strcpy(copy, text);
-    for (char *c = copy; *c; c++)
-        if (*c == '.')
-            *c = point;
+    exchange_point(copy, true);
     *value = strtod(copy, &end);
     return end != copy && *end == 0;
 }
@@ -137,12 +144,14 @@ double qnti_param_number(const struct qnti_param *row, const void *params)
 
 static void print_value(const struct qnti_param *row, double value, char *out, size_t size)
 {
-    if (row->type == QNTI_PARAM_BOOL)
+    if (row->type == QNTI_PARAM_BOOL) {
         snprintf(out, size, "%s", value != 0 ? "true" : "false");
-    else if (row->type == QNTI_PARAM_ENUM)
+    } else if (row->type == QNTI_PARAM_ENUM) {
         choice(row->choices, NULL, (int)value, out, size);
-    else
+    } else {
         snprintf(out, size, "%.10g", value);
+        exchange_point(out, false);
+    }
 }
 
 void qnti_param_print(const struct qnti_param *row, const void *params, char *out, size_t size)

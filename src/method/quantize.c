@@ -141,7 +141,8 @@ struct error_task {
     double *sums;               /* [tasks][4]: |D|^2, |W|^2, D H D^T, W H W^T */
 };
 
-enum { ERROR_ROWS = 64 };
+/* Each full row costs a product with H: on a wide layer all of them would cost more than the solver. */
+enum { ERROR_ROWS = 64, OUTPUT_ERROR_ROWS = 256 };
 
 static double quadratic(const float *x, const float *xh, size_t n)
 {
@@ -151,6 +152,28 @@ static double quadratic(const float *x, const float *xh, size_t n)
     return sum;
 }
 
+/* Dead columns have a 1 in the Hessian, but nothing comes through them. */
+static void clear_dead(const struct qnti_job *job, float *rows, size_t n)
+{
+    for (size_t i = 0; job->dead_count && i < n; i++)
+        if (job->dead[i % job->calib->in])
+            rows[i] = 0;
+}
+
+/* Moves the rows that the output error is measured on to the front; returns how many. */
+static size_t sampled_rows(const struct error_task *t, size_t first, size_t rows, float *d, float *w)
+{
+    size_t in = t->q->in, stride = qnti_ceil_div(t->q->out, OUTPUT_ERROR_ROWS), n = 0;
+    for (size_t r = 0; r < rows; r++) {
+        if ((first + r) % stride)
+            continue;
+        memmove(d + n * in, d + r * in, in * sizeof *d);
+        memmove(w + n * in, w + r * in, in * sizeof *w);
+        n++;
+    }
+    return n;
+}
+
 static qnt_status error_rows(void *arg, size_t index)
 {
     const struct error_task *t = arg;
@@ -158,7 +181,8 @@ static qnt_status error_rows(void *arg, size_t index)
     size_t in = t->q->in, first = index * ERROR_ROWS, rows = qnti_min(ERROR_ROWS, t->q->out - first);
     double *sums = t->sums + 4 * index;
     float *w = NULL, *d = NULL, *product = NULL;
-    struct qnti_gemm g = {.m = rows, .n = in, .k = in, .lda = in, .b = t->job->hessian, .ldb = in, .ldc = in, .alpha = 1};
+    struct qnti_gemm g = {.m = rows, .n = in, .k = in, .lda = in, .b = t->job->hessian,
+                          .ldb = in, .ldc = in, .alpha = 1};
     qnt_status status;
     QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &w));
     QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &d));
@@ -167,19 +191,22 @@ static qnt_status error_rows(void *arg, size_t index)
     QNT_CHECK(qnti_qlinear_rows(t->q, first, rows, d));
     if (!qnti_all_finite(d, rows * in))
         QNT_CHECK(qnti_fail(ctx, QNT_NON_FINITE,
-                            "layer %s: weights of rows %zu to %zu are too large for the scales of their grid", t->q->name,
-                            first, first + rows - 1));
+                            "layer %s: weights of rows %zu to %zu are too large for the scales of their grid",
+                            t->q->name, first, first + rows - 1));
     for (size_t i = 0; i < rows * in; i++)
         d[i] = w[i] - d[i];
     sums[0] = qnti_sum_squares(d, rows * in);
     sums[1] = qnti_sum_squares(w, rows * in);
     QNT_CHECK(transform_rows(t->job, d, rows, in)); /* the Hessian is that of the transformed inputs */
     QNT_CHECK(transform_rows(t->job, w, rows, in));
-    for (size_t pass = 0; t->job->hessian && pass < 2; pass++) {
+    clear_dead(t->job, d, rows * in);
+    clear_dead(t->job, w, rows * in);
+    g.m = t->job->hessian ? sampled_rows(t, first, rows, d, w) : 0;
+    for (size_t pass = 0; pass < 2; pass++) {
         g.a = pass ? w : d;
         g.c = product;
         qnti_gemm_one(&g);
-        sums[2 + pass] = quadratic(g.a, product, rows * in);
+        sums[2 + pass] = quadratic(g.a, product, g.m * in);
     }
 cleanup:
     qnti_free(ctx, w);
@@ -203,6 +230,15 @@ static qnt_status measure_errors(const struct qnti_job *job, const qnt_layer *la
     if (job->hessian)
         q->report.output_error = total[3] > 0 ? total[2] / total[3] : 0;
     return status;
+}
+
+/* The report knows what the calibration knows, also where the recipe made nothing of it. */
+static qnt_status hessian_of_report(struct qnti_job *job)
+{
+    qnt_status status = QNT_OK;
+    if (job->calib && job->calib->hessian && job->calib->tokens)
+        status = qnti_job_hessian(job);
+    return status == QNT_NOT_FOUND ? QNT_OK : status; /* inputs that were all 0 */
 }
 
 static qnt_status fill_report(const struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
@@ -230,6 +266,7 @@ static qnt_status quantize_layers(const struct site *site, const qnt_recipe *rec
                                     &site->q[i]));
     }
     QNT_TRY(run_stages(site, recipe));
+    QNT_TRY(hessian_of_report(site->job));
     for (size_t i = 0; i < site->count; i++)
         QNT_TRY(fill_report(site->job, &site->layers[i], site->q[i]));
     return QNT_OK;

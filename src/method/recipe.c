@@ -54,8 +54,9 @@ static qnt_status unknown_parameter(qnt_recipe *recipe, const char *key)
                 nearest = name;
             }
         }
-    return qnti_fail(recipe->ctx, QNT_INVALID, "no method of the recipe \"%s\" has a parameter \"%s\"; did you mean \"%s\"?",
-                     recipe->text.data, key, nearest);
+    return qnti_fail(recipe->ctx, QNT_INVALID,
+                     "no method of the recipe \"%s\" has a parameter \"%s\"; did you mean \"%s\"?", recipe->text.data,
+                     key, nearest);
 }
 
 /* "method.key" or "key"; steps from `first` on. */
@@ -170,10 +171,20 @@ void qnt_recipe_destroy(qnt_recipe *recipe)
     qnti_free(recipe->ctx, recipe);
 }
 
+/* On a copy, so that a setting that fails leaves the recipe as it was. */
 qnt_status qnt_recipe_set(qnt_recipe *recipe, const char *key, const char *value)
 {
-    QNT_TRY(set_key(recipe, 0, key, value));
-    return resolve(recipe);
+    qnt_recipe *changed;
+    qnt_status status;
+    QNT_TRY(qnt_recipe_copy(recipe, &changed));
+    QNT_CHECK(set_key(changed, 0, key, value));
+    QNT_CHECK(resolve(changed));
+    qnt_recipe before = *recipe;
+    *recipe = *changed;
+    *changed = before;
+cleanup:
+    qnt_recipe_destroy(changed);
+    return status;
 }
 
 /* The last method that offers a stage provides it; a method left with nothing is an error. */
@@ -209,7 +220,24 @@ bool qnti_recipe_given(const struct qnti_recipe_step *step, const char *name)
     return row && (step->given >> (size_t)(row - step->method->table.rows) & 1);
 }
 
-/* "key=value,key=value" for every step that has the key and whose user did not set it. */
+/* Takes a preference of the format, unless it excludes what the user set. */
+static qnt_status prefer_in_step(qnt_recipe *recipe, struct qnti_recipe_step *step, const char *key, const char *value)
+{
+    const struct qnti_param *row = qnti_param_find(&step->method->table, key);
+    uint64_t given = step->given;
+    char before[24];
+    if (!row || qnti_recipe_given(step, key))
+        return QNT_OK;
+    qnti_param_print(row, step->params, before, sizeof before);
+    QNT_TRY(set_in_step(recipe, step, key, value));
+    if (!step->method->check || step->method->check(recipe->ctx, step->params) == QNT_OK)
+        return QNT_OK;
+    QNT_TRY(set_in_step(recipe, step, key, before));
+    step->given = given;
+    return QNT_OK;
+}
+
+/* "key=value,key=value" */
 static qnt_status prefer(qnt_recipe *recipe, const char *settings)
 {
     while (settings && *settings) {
@@ -218,8 +246,7 @@ static qnt_status prefer(qnt_recipe *recipe, const char *settings)
         if (sscanf(settings, "%31[^=]=%31[^,]%n", key, value, &used) != 2)
             return qnti_fail(recipe->ctx, QNT_INVALID, "\"%s\" is not key=value", settings);
         for (size_t s = 0; s < recipe->count; s++)
-            if (qnti_param_find(&recipe->steps[s].method->table, key) && !qnti_recipe_given(&recipe->steps[s], key))
-                QNT_TRY(set_in_step(recipe, &recipe->steps[s], key, value));
+            QNT_TRY(prefer_in_step(recipe, &recipe->steps[s], key, value));
         settings += used + (settings[used] == ',');
     }
     return resolve(recipe);

@@ -147,7 +147,7 @@ static qnt_status gptq_check(qnt_context *ctx, const void *params)
         return qnti_fail(ctx, QNT_INVALID, "gptq: act_group_aware and act_order are two orders, choose one");
     if (p->act_group_aware && (p->affine.group_size == 0 || p->affine.per_tensor))
         return qnti_fail(ctx, QNT_INVALID, "gptq: act_group_aware needs groups, but group_size is 0");
-    return QNT_OK;
+    return qnti_affine_check(ctx, "gptq", &p->affine);
 }
 
 #define ROW(name, kind, value, least, greatest, help) \

@@ -10,11 +10,19 @@
 #include "linalg/factor.h"
 #include "solve/solve.h"
 
+/* Columns that nothing came through stay as the stage before left them: they are their own target. */
+static void accept_dead(struct qnti_job *job, const struct qnti_numbers *q)
+{
+    for (size_t j = 0; job->dead_count && j < q->cols; j++)
+        for (size_t r = 0; job->dead[j] && r < q->rows; r++)
+            qnti_numbers_values(q, r, j, 1, job->weight + r * q->cols + j);
+}
+
 qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p, double damp, qnt_qlinear *q)
 {
     size_t in = q->in;
     double add;
-    float *h;
+    float *h, *diagonal;
     qnt_status status = qnti_job_hessian(job);
     if (status == QNT_NOT_FOUND)
         return qnti_qlinear_warn(q, "not refined: %s", qnt_context_message(job->ctx));
@@ -23,10 +31,14 @@ qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p,
         return qnti_qlinear_warn(q, "not refined: the layer has %zu segments", q->segment_count);
     if (p->refit_scales && !qnti_can_refit(&q->segments[0].weight->grid))
         QNT_TRY(qnti_qlinear_warn(q, "scales not refitted: they are quantized themselves or shared by rows"));
+    accept_dead(job, q->segments[0].weight);
     h = job->hessian;
     add = damp * qnti_mean_diagonal(h, in);
-    for (size_t j = 0; j < in; j++)
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, in, &diagonal));
+    for (size_t j = 0; j < in; j++) {
+        diagonal[j] = h[j * in + j];
         h[j * in + j] += (float)add;
+    }
     for (int round = 0; status == QNT_OK && round < (p->refit_scales ? p->refit_rounds : 1); round++) {
         if (p->refit_scales)
             status = qnti_refit_scales(job->ctx, job->weight, h, q->segments[0].weight);
@@ -34,7 +46,8 @@ qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p,
             status = qnti_descend(job->ctx, job->weight, h, (size_t)p->refine_passes, q->segments[0].weight);
     }
     for (size_t j = 0; j < in; j++)
-        h[j * in + j] -= (float)add;
+        h[j * in + j] = diagonal[j];
+    qnti_free(job->ctx, diagonal);
     return status;
 }
 

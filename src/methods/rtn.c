@@ -21,6 +21,12 @@ static qnt_status rtn_weights(struct qnti_job *job, const qnt_layer *layer, qnt_
     return qnti_round_to_nearest(job, &grid, q);
 }
 
+static qnt_status rtn_check(qnt_context *ctx, const void *params)
+{
+    const struct rtn_params *p = params;
+    return qnti_affine_check(ctx, "rtn", &p->affine);
+}
+
 static const struct qnti_param rows[] = {QNTI_AFFINE_ROWS(struct rtn_params, affine)};
 
 const struct qnti_method qnti_method_rtn = {
@@ -29,5 +35,6 @@ const struct qnti_method qnti_method_rtn = {
     .reference = "baseline; grids as in GPTQ's and AWQ's authors' code",
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct rtn_params)},
+    .check = rtn_check,
     .stages[QNTI_STAGE_WEIGHTS].layer = rtn_weights,
 };

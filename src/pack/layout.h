@@ -11,7 +11,7 @@ struct qnti_layout {
     const char *name, *title;
     const char *ggml;                    /* name of a ggml type; NULL: parts of any kind (native) */
     qnt_dtype scale_type;                /* of scales that the method chooses */
-    const char *preferred;               /* "key=value,...": parameters of methods where the user says nothing; or NULL */
+    const char *preferred;               /* "key=value,...": parameters where the user says nothing; or NULL */
 };
 
 /* NULL, with a message that lists the known ones: unknown. "gguf:q4_0", "native"; case is ignored. */

@@ -15,8 +15,8 @@ enum {
     GRID_CODEBOOK_PER_ROW, GRID_SYM, GRID_ABSMAX, GRID_INCLUDE_ZERO, GRID_HAS_VALUE, GRID_WORDS
 };
 
-/* PREFIX.act of an activation quantizer: whether static; the f32 bits of clip and threshold */
-enum { ACT_FIXED, ACT_CLIP_BITS, ACT_THRESHOLD_BITS, ACT_WORDS };
+/* PREFIX.act of an activation quantizer: whether static; f32 bits of clip and threshold; a cache's window and place */
+enum { ACT_FIXED, ACT_CLIP_BITS, ACT_THRESHOLD_BITS, ACT_WINDOW, ACT_BEFORE_ROPE, ACT_WORDS };
 
 /* L.rotation: block, small */
 enum { ROTATION_BLOCK, ROTATION_SMALL, ROTATION_WORDS };

@@ -82,13 +82,14 @@ static qnt_status check_grid(const struct reader *r, const int32_t *w)
         return bad(r, "grid", "has an unknown form, map or type");
     if (w[GRID_FORM] == QNTI_FORM_FLOAT)
         return QNT_OK;
-    if (!in_range(w[GRID_BITS], 1, MOST_BITS) || !in_range(w[GRID_LEVELS], 1, 1 << w[GRID_BITS]))
-        return bad(r, "grid", "has impossible bits or levels");
+    if (!in_range(w[GRID_BITS], 1, MOST_BITS) || !in_range(w[GRID_LEVELS], 2, 1 << w[GRID_BITS]) ||
+        !isfinite(qnti_float((uint32_t)w[GRID_OFFSET_BITS])))
+        return bad(r, "grid", "has impossible bits, levels or offset");
     if (w[GRID_MAP_ROWS] < 0 || w[GRID_MAP_COLS] < (w[GRID_MAP] == QNTI_MAP_FLAT) ||
-        !in_range(w[GRID_INDEX_GROUPS], w[GRID_MAP] == QNTI_MAP_INDEX, INT32_MAX))
+        !in_range(w[GRID_INDEX_GROUPS], w[GRID_MAP] == QNTI_MAP_INDEX, w[GRID_COLS]))
         return bad(r, "grid", "has impossible groups");
-    if (w[GRID_FORM] == QNTI_FORM_CODEBOOK && w[GRID_CODEBOOK] < w[GRID_LEVELS])
-        return bad(r, "grid", "has a codebook smaller than its levels");
+    if (w[GRID_FORM] == QNTI_FORM_CODEBOOK && !in_range(w[GRID_CODEBOOK], w[GRID_LEVELS], 1 << MOST_BITS))
+        return bad(r, "grid", "has a codebook of an impossible size");
     return QNT_OK;
 }
 
@@ -234,6 +235,8 @@ static qnt_status read_numbers(const struct reader *r, const char *suffix, struc
     QNT_TRY(read_grid(&inner, &grid, &rows, &cols, &value));
     if (!qnti_multiply(rows, cols, &n) || n > r->file->bytes * 8)
         return bad(&inner, "grid", "has a shape larger than the file");
+    if (grid.form == QNTI_FORM_CODEBOOK && (grid.codebook_per_row ? rows : 1) * grid.codebook_size > r->file->bytes)
+        return bad(&inner, "grid", "has codebooks larger than the file");
     if (grid.map.kind == QNTI_MAP_INDEX && grid.form != QNTI_FORM_FLOAT)
         QNT_CHECK(read_index(&inner, cols, grid.map.index_groups, &index));
     grid.map.index = index;
@@ -279,14 +282,18 @@ static qnt_status read_act(const struct reader *r, const char *suffix, size_t co
     QNT_TRY(read_grid(&inner, &grid, &grid_rows, &grid_cols, &value));
     if (grid_cols != cols)
         return bad(r, name, "is not of the layer's width");
+    if (grid.form == QNTI_FORM_CODEBOOK)
+        return bad(r, name, "has a codebook, which activations cannot have");
     if (grid.map.kind == QNTI_MAP_INDEX)
         QNT_CHECK(read_index(&inner, cols, grid.map.index_groups, &index));
     grid.map.index = index;
     QNT_CHECK(qnti_actquant_create(r->ctx, &grid, cols, words[ACT_FIXED] != 0, act));
     (*act)->clip = qnti_float((uint32_t)words[ACT_CLIP_BITS]);
     (*act)->threshold = qnti_float((uint32_t)words[ACT_THRESHOLD_BITS]);
-    if (!(fabsf((*act)->clip) <= 1) || !isfinite((*act)->threshold))
-        QNT_CHECK(bad(r, suffix, "has an impossible clip or threshold"));
+    (*act)->window = (size_t)words[ACT_WINDOW];
+    (*act)->before_rope = words[ACT_BEFORE_ROPE] != 0;
+    if (!(fabsf((*act)->clip) <= 1) || !isfinite((*act)->threshold) || words[ACT_WINDOW] < 0)
+        QNT_CHECK(bad(r, suffix, "has an impossible clip, threshold or window"));
     if ((*act)->fixed)
         QNT_CHECK(read_parts(&inner, (*act)->fixed));
 cleanup:
@@ -325,6 +332,9 @@ static qnt_status read_transform(const struct reader *r, size_t in, struct qnti_
     int32_t words[ROTATION_WORDS];
     size_t block, small;
     QNT_TRY(read_vector(r, "scale", in, &t->scale));
+    for (size_t c = 0; t->scale && c < in; c++)
+        if (t->scale[c] == 0)
+            return bad(r, "scale", "holds a zero");
     QNT_TRY(read_vector(r, "shift", in, &t->shift));
     QNT_TRY(read_permutation(r, in, &t->permutation));
     if (!find(r, "rotation"))
@@ -367,8 +377,9 @@ static qnt_status read_sparse(const struct reader *r, qnt_qlinear *q)
     for (size_t i = 0; i < s->count; i++)
         if (s->column[i] >= q->in)
             return bad(r, "sparse_columns", "names a column that is not there");
-    return s->row_start[0] == 0 && s->row_start[q->out] == s->count ? QNT_OK
-                                                                    : bad(r, "sparse_rows", "does not cover the values");
+    if (s->row_start[0] != 0 || s->row_start[q->out] != s->count)
+        return bad(r, "sparse_rows", "does not cover the values");
+    return QNT_OK;
 }
 
 static qnt_status read_segments(const struct reader *r, size_t count, qnt_qlinear *q)

@@ -172,6 +172,8 @@ static qnt_status add_act(const struct writer *w, const char *suffix, const stru
     words[ACT_FIXED] = act->fixed != NULL;
     words[ACT_CLIP_BITS] = (int32_t)qnti_bits(act->clip);
     words[ACT_THRESHOLD_BITS] = (int32_t)qnti_bits(act->threshold);
+    words[ACT_WINDOW] = (int32_t)qnti_min(act->window, INT32_MAX);
+    words[ACT_BEFORE_ROPE] = act->before_rope;
     QNT_TRY(add_words(w, suffix, words, ACT_WORDS));
     snprintf(name, sizeof name, "%s_grid", suffix);
     if (act->fixed)

@@ -16,7 +16,8 @@
 struct forward {
     const qnt_qlinear *q;
     size_t tokens;
-    float *input;              /* x' on its grids, [tokens][in] */
+    float *input;              /* x', [tokens][in] */
+    float *quantized;          /* the same on its grids */
     uint8_t *kept;             /* [in], columns that the threshold left out */
     float *y;
 };
@@ -39,15 +40,18 @@ static qnt_status transform_input(const qnt_qlinear *q, qnt_matrix x, struct for
 
 static qnt_status quantize_input(const qnt_qlinear *q, struct forward *f)
 {
-    for (size_t s = 0; s < q->segment_count; s++) {
-        const struct qnti_segment *segment = &q->segments[s];
-        const struct qnti_actquant *act = segment->act ? segment->act : q->segment_count > 1 ? NULL : q->act;
-        float *x = f->input + segment->first;
-        if (act)
-            QNT_TRY(qnti_actquant_apply(q->ctx, act, x, f->tokens, segment->cols, q->in, x, f->kept + segment->first));
+    if (q->act)
+        QNT_TRY(qnti_actquant_apply(q->ctx, q->act, f->input, f->tokens, q->in, q->in, f->quantized, f->kept));
+    else
+        memcpy(f->quantized, f->input, f->tokens * q->in * sizeof *f->input);
+    for (size_t s = 0; s < q->segment_count; s++) { /* a segment's own quantizer stands in place of the layer's */
+        const struct qnti_segment *g = &q->segments[s];
+        if (!g->act)
+            continue;
+        memset(f->kept + g->first, 0, g->cols);
+        QNT_TRY(qnti_actquant_apply(q->ctx, g->act, f->input + g->first, f->tokens, g->cols, q->in,
+                                    f->quantized + g->first, f->kept + g->first));
     }
-    if (q->act && q->segment_count > 1) /* one quantizer over several segments, except where they have their own */
-        QNT_TRY(qnti_actquant_apply(q->ctx, q->act, f->input, f->tokens, q->in, q->in, f->input, f->kept));
     return QNT_OK;
 }
 
@@ -68,7 +72,7 @@ static qnt_status forward_row(void *arg, size_t r)
     if (q->full)
         full_row(q, r, f->kept, row);
     for (size_t t = 0; t < f->tokens; t++) {
-        const float *x = f->input + t * q->in;
+        const float *x = f->quantized + t * q->in;
         double sum = 0; /* f64: rows of thousands of products */
         for (size_t c = 0; c < q->in; c++)
             sum += (double)x[c] * (double)row[c];
@@ -84,13 +88,17 @@ qnt_status qnt_forward(const qnt_qlinear *q, qnt_matrix x, float *y)
     qnt_status status;
     if (x.cols != q->in)
         return qnti_fail(q->ctx, QNT_INVALID, "layer %s: input has %zu columns, not %zu", q->name, x.cols, q->in);
+    if (x.rows == 0)
+        return QNT_OK;
     QNT_CHECK(QNTI_NEW_RAW(q->ctx, x.rows * q->in, &f.input));
+    QNT_CHECK(QNTI_NEW_RAW(q->ctx, x.rows * q->in, &f.quantized));
     QNT_CHECK(QNTI_NEW(q->ctx, q->in, &f.kept));
     QNT_CHECK(transform_input(q, x, &f));
     QNT_CHECK(quantize_input(q, &f));
     QNT_CHECK(qnti_parallel(q->ctx, q->out, forward_row, &f));
 cleanup:
     qnti_free(q->ctx, f.input);
+    qnti_free(q->ctx, f.quantized);
     qnti_free(q->ctx, f.kept);
     return status;
 }

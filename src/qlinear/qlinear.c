@@ -160,11 +160,22 @@ qnt_status qnt_dequantize(const qnt_qlinear *q, float *weight)
     return qnti_qlinear_rows(q, 0, q->out, weight);
 }
 
+/* What an activation quantizer keeps with the layer: static scales and offsets, the clusters of the columns. */
+static double actquant_bits(const struct qnti_actquant *act)
+{
+    if (!act)
+        return 0;
+    if (!act->fixed)
+        return act->index ? 32.0 * (double)act->cols : 0;
+    return qnti_numbers_bits(act->fixed->scale) + qnti_numbers_bits(act->fixed->offset) +
+           (act->fixed->index ? 32.0 * (double)act->cols : 0);
+}
+
 double qnti_qlinear_bits(const qnt_qlinear *q)
 {
     double bits = qnti_transform_bits(&q->transform, q->in);
     for (size_t s = 0; s < q->segment_count; s++) {
-        bits += qnti_numbers_bits(q->segments[s].weight);
+        bits += qnti_numbers_bits(q->segments[s].weight) + actquant_bits(q->segments[s].act);
         if (q->segment_count > 1)
             bits += 32;
     }
@@ -172,8 +183,7 @@ double qnti_qlinear_bits(const qnt_qlinear *q)
         bits += (double)q->sparse.count * (32 + 8.0 * (double)qnti_dtype_bytes(q->sparse.type)) +
                 32.0 * (double)(q->out + 1);
     bits += qnti_numbers_bits(q->lowrank_a) + qnti_numbers_bits(q->lowrank_b) + qnti_numbers_bits(q->full);
-    if (q->act && q->act->fixed)
-        bits += qnti_numbers_bits(q->act->fixed->scale) + qnti_numbers_bits(q->act->fixed->offset);
+    bits += actquant_bits(q->act) + actquant_bits(q->output);
     return bits / ((double)q->out * (double)q->in);
 }
 

@@ -22,15 +22,17 @@ struct chunk {
     const struct qnti_kernels *kernels;
     size_t first, rows, cols;
     float *g;                /* [cols][rows] of D H */
-    float *d;                /* [cols][rows] of D; the changes of a block later */
-    float *value, *target;   /* [rows] */
-    float *scale, *offset;   /* [rows] */
-    uint16_t *code, *old;    /* [rows] */
+    float *d;                /* [cols][rows] of D, at the start; then the changes of a block */
+    float *value;            /* [cols][rows] of Q */
+    uint16_t *code;          /* [cols][rows] */
+    float *target, *scale, *offset;   /* [rows] */
+    uint16_t *chosen;        /* [rows] */
+    size_t group;            /* whose scales are in hand; SIZE_MAX: none */
 };
 
 static void chunk_free(struct chunk *c)
 {
-    void *memory[] = {c->g, c->d, c->value, c->target, c->scale, c->offset, c->code, c->old};
+    void *memory[] = {c->g, c->d, c->value, c->code, c->target, c->scale, c->offset, c->chosen};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         qnti_free(c->ctx, memory[i]);
 }
@@ -39,55 +41,85 @@ static qnt_status chunk_create(struct chunk *c)
 {
     QNT_TRY(QNTI_NEW_RAW(c->ctx, c->cols * c->rows, &c->g));
     QNT_TRY(QNTI_NEW_RAW(c->ctx, c->cols * c->rows, &c->d));
-    QNT_TRY(QNTI_NEW_RAW(c->ctx, c->rows, &c->value));
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, c->cols * c->rows, &c->value));
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, c->cols * c->rows, &c->code));
     QNT_TRY(QNTI_NEW_RAW(c->ctx, c->rows, &c->target));
     QNT_TRY(QNTI_NEW_RAW(c->ctx, c->rows, &c->scale));
     QNT_TRY(QNTI_NEW_RAW(c->ctx, c->rows, &c->offset));
-    QNT_TRY(QNTI_NEW_RAW(c->ctx, c->rows, &c->code));
-    return QNTI_NEW_RAW(c->ctx, c->rows, &c->old);
+    return QNTI_NEW_RAW(c->ctx, c->rows, &c->chosen);
 }
 
-/* G = D H for the chunk. */
-static qnt_status start(struct chunk *c, const float *w)
+/* Codes and values of the chunk, D, and G = D H. */
+static qnt_status load(struct chunk *c, const float *w)
 {
     struct qnti_gemm g = {.m = c->cols, .n = c->rows, .k = c->cols, .a = c->h, .lda = c->cols, .b = c->d,
                           .ldb = c->rows, .c = c->g, .ldc = c->rows, .alpha = 1};
     float *row;
+    uint16_t *code;
+    qnt_status status;
     QNT_TRY(QNTI_NEW_RAW(c->ctx, c->cols, &row));
-    for (size_t r = 0; r < c->rows; r++) {
+    status = QNTI_NEW_RAW(c->ctx, c->cols, &code);
+    for (size_t r = 0; status == QNT_OK && r < c->rows; r++) {
         const float *from = w + (c->first + r) * c->cols;
         qnti_numbers_values(c->q, c->first + r, 0, c->cols, row);
-        for (size_t j = 0; j < c->cols; j++)
+        qnti_numbers_get_codes(c->q, c->first + r, 0, c->cols, code);
+        for (size_t j = 0; j < c->cols; j++) {
+            c->value[j * c->rows + r] = row[j];
+            c->code[j * c->rows + r] = code[j];
             c->d[j * c->rows + r] = from[j] - row[j];
+        }
     }
     qnti_free(c->ctx, row);
+    qnti_free(c->ctx, code);
+    QNT_TRY(status);
     qnti_gemm_one(&g); /* H is symmetric: H D^T = (D H)^T */
     return QNT_OK;
+}
+
+static qnt_status store(struct chunk *c)
+{
+    uint16_t *code;
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, c->cols, &code));
+    for (size_t r = 0; r < c->rows; r++) {
+        for (size_t j = 0; j < c->cols; j++)
+            code[j] = c->code[j * c->rows + r];
+        qnti_numbers_put_codes(c->q, c->first + r, 0, c->cols, code);
+    }
+    qnti_free(c->ctx, code);
+    return QNT_OK;
+}
+
+static void take_grid(struct chunk *c, size_t j)
+{
+    size_t group_row, group;
+    qnti_map_find(&c->q->grid.map, c->cols, c->first, j, &group_row, &group);
+    if (group == c->group)
+        return;
+    c->group = group;
+    for (size_t r = 0; r < c->rows; r++)
+        qnti_numbers_affine(c->q, c->first + r, j, c->scale + r, c->offset + r);
 }
 
 /* One column: `change` [rows] gets how much its values rose; false if none did. */
 static bool step(struct chunk *c, size_t j, float *change)
 {
-    struct qnti_numbers *q = c->q;
     const float *g = c->g + j * c->rows;
-    float hjj = c->h[j * c->cols + j];
+    float *value = c->value + j * c->rows, hjj = c->h[j * c->cols + j];
+    uint16_t *code = c->code + j * c->rows;
     bool any = false;
-    for (size_t r = 0; r < c->rows; r++) {
-        qnti_numbers_get_codes(q, c->first + r, j, 1, c->old + r);
-        qnti_numbers_affine(q, c->first + r, j, c->scale + r, c->offset + r);
-    }
-    qnti_grid_value(&q->grid, NULL, c->rows, c->old, c->scale, c->offset, 1, c->value);
+    take_grid(c, j);
     for (size_t r = 0; r < c->rows; r++)
-        c->target[r] = c->value[r] + g[r] / hjj;
-    qnti_grid_round(&q->grid, NULL, c->rows, c->target, c->scale, c->offset, 1, c->code, change);
+        c->target[r] = value[r] + g[r] / hjj;
+    qnti_grid_round(&c->q->grid, NULL, c->rows, c->target, c->scale, c->offset, 1, c->chosen, change);
     for (size_t r = 0; r < c->rows; r++) {
-        change[r] -= c->value[r];
-        if (c->code[r] == c->old[r]) {
-            change[r] = 0;
+        float best = change[r];
+        change[r] = 0;
+        if (c->chosen[r] == code[r])
             continue;
-        }
+        change[r] = best - value[r];
+        value[r] = best;
+        code[r] = c->chosen[r];
         any = true;
-        qnti_numbers_put_codes(q, c->first + r, j, 1, c->code + r);
     }
     return any;
 }
@@ -138,13 +170,14 @@ static qnt_status descend_chunk(void *arg, size_t index)
 {
     const struct descent_task *t = arg;
     struct chunk c = {.ctx = t->ctx, .h = t->h, .q = t->q, .kernels = qnti_context_kernels(t->ctx),
-                      .first = index * t->chunk, .cols = t->q->cols};
+                      .first = index * t->chunk, .cols = t->q->cols, .group = SIZE_MAX};
     qnt_status status;
     c.rows = qnti_min(t->chunk, t->q->rows - c.first);
     QNT_CHECK(chunk_create(&c));
-    QNT_CHECK(start(&c, t->w));
+    QNT_CHECK(load(&c, t->w));
     for (size_t i = 0; i < t->passes && pass(&c); i++)
         ;
+    QNT_CHECK(store(&c));
 cleanup:
     chunk_free(&c);
     return status;

@@ -139,7 +139,8 @@ static void round_column(struct chunk *c, size_t j, const float *w, float *value
             qnti_grid_round(&q->grid, qnti_numbers_codebook(q, c->first + r), 1, w + r, c->scale + r, c->offset + r, 0,
                             c->code + r, value + r);
     else
-        qnti_grid_round(&q->grid, qnti_numbers_codebook(q, c->first), c->rows, w, c->scale, c->offset, 1, c->code, value);
+        qnti_grid_round(&q->grid, qnti_numbers_codebook(q, c->first), c->rows, w, c->scale, c->offset, 1, c->code,
+                        value);
     if (q->grid.form == QNTI_FORM_FLOAT)
         for (size_t r = 0; r < c->rows; r++)
             q->value[(c->first + r) * q->cols + column] = value[r];

@@ -52,7 +52,7 @@ static qnt_status nearest_chunk(void *arg, size_t index)
     return QNT_OK;
 }
 
-/* Numbers seen as `rows` runs of `cols`, from run `first` of `size` on; scale and offset are views in the caller's hand. */
+/* Numbers seen as `rows` runs of `cols`, from run `first` of `size` on; scale and offset are views of the caller's. */
 static void view_runs(const struct qnti_numbers *q, size_t first, size_t size, size_t rows, size_t cols,
                       struct qnti_numbers *view, struct qnti_numbers *scale, struct qnti_numbers *offset)
 {
@@ -66,7 +66,8 @@ static void view_runs(const struct qnti_numbers *q, size_t first, size_t size, s
     view->scale = scale;
     if (!q->offset)
         return;
-    *offset = (struct qnti_numbers){.rows = rows, .cols = 1, .grid = q->offset->grid, .value = q->offset->value + first};
+    *offset =
+        (struct qnti_numbers){.rows = rows, .cols = 1, .grid = q->offset->grid, .value = q->offset->value + first};
     view->offset = offset;
 }
 

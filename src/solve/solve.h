@@ -14,7 +14,7 @@
 /* Rows that a solver takes at a time: 64, or more where rows are tied. */
 size_t qnti_chunk_rows(const struct qnti_grid *grid, size_t rows);
 
-/* --- nearest.c: fits every span and takes the kind's own codes. importance, row_power: see qnti_band; NULL or both. --- */
+/* --- nearest.c: fits each span, takes its own codes. importance, row_power: see qnti_band; NULL or both. --- */
 qnt_status qnti_nearest(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
                         struct qnti_numbers *q);
 

@@ -8,7 +8,8 @@
 
 /*
  * *ids (to qnti_free) without special tokens. The tokenizer may be NULL for .npy. Ids at or above `vocab` are
- * QNT_BAD_DATA with their place. QNT_IO: the file cannot be read; QNT_BAD_DATA: it is empty, or a line is not as it should be.
+ * QNT_BAD_DATA with their place. QNT_IO: the file cannot be read; QNT_BAD_DATA: it is empty, or a line is not as it
+ * should be.
  */
 qnt_status qnti_corpus_ids(qnt_context *ctx, const char *path, const qnti_tokenizer *tokenizer, size_t vocab,
                            int32_t **ids, size_t *count);

@@ -157,7 +157,7 @@ static qnt_status read_metaspace(qnti_tokenizer *t, const json_t *json)
     struct qnti_step prefix = {.kind = QNTI_STEP_PREFIX, .unless_there = true};
     struct qnti_step split = {.kind = QNTI_STEP_SPLIT, .cut = QNTI_CUT_NEXT, .pattern.literal = true};
     struct qnti_steps *steps = &t->pretokenizer;
-    const char *mark, *scheme;
+    const char *mark = NULL, *scheme = NULL;
     bool cut = true;
     size_t bytes = 0;
     QNT_TRY(metaspace(t, json, &mark, &bytes, &scheme));
@@ -271,7 +271,7 @@ static qnt_status read_trim(qnti_tokenizer *t, const json_t *json)
 static qnt_status read_decoder_metaspace(qnti_tokenizer *t, const json_t *json)
 {
     struct qnti_step step = {.kind = QNTI_STEP_REPLACE, .pattern.literal = true, .first_only = true};
-    const char *mark, *scheme;
+    const char *mark = NULL, *scheme = NULL;
     size_t bytes = 0;
     QNT_TRY(metaspace(t, json, &mark, &bytes, &scheme));
     if (strcmp(scheme, "never") != 0)

@@ -28,7 +28,10 @@ bool qnti_transform_is_identity(const struct qnti_transform *t);
 void qnti_transform_free(qnt_context *ctx, struct qnti_transform *t);
 /* x' of one token; x and y are different, `scratch` [width]. */
 void qnti_transform_forward(const struct qnti_transform *t, size_t width, const float *x, float *y, float *scratch);
-/* A weight row in the coordinates of x' to one of x: w = w' R P / scale. The shift does not act on weights. `scratch` [2 width]. */
+/*
+ * A weight row in the coordinates of x' to one of x: w = w' R P / scale. The shift does not act on weights.
+ * `scratch` [2 width].
+ */
 void qnti_transform_weight_back(const struct qnti_transform *t, size_t width, const float *w, float *y,
                                 float *scratch);
 /* A weight row of x to one of x': w' = w scale P^T R^T. */

@@ -9,7 +9,7 @@
 static qnt_status linear_forward(const struct qnti_unit *unit, const float *x, size_t tokens, size_t sequence,
                                  const float *const *weights, float *y)
 {
-    const struct qnti_linear *linear = unit->self;
+    const struct qnti_layer_unit *linear = unit->self;
     struct qnti_gemm g = {.m = tokens, .n = unit->out, .k = unit->in, .a = x, .lda = unit->in,
                           .b = weights && weights[0] ? weights[0] : linear->weight, .ldb = unit->in,
                           .transpose_b = true, .c = y, .ldc = unit->out, .alpha = 1};
@@ -20,7 +20,7 @@ static qnt_status linear_forward(const struct qnti_unit *unit, const float *x, s
     return qnti_gemm_parallel(unit->ctx, &g);
 }
 
-void qnti_linear_unit(qnt_context *ctx, struct qnti_linear *linear, size_t out, size_t in, struct qnti_unit *unit)
+void qnti_unit_of_layer(qnt_context *ctx, struct qnti_layer_unit *linear, size_t out, size_t in, struct qnti_unit *unit)
 {
     linear->shape = (struct qnti_unit_weight){out, in};
     *unit = (struct qnti_unit){.in = in, .out = out, .weight_count = 1, .weights = &linear->shape,

@@ -34,11 +34,12 @@ qnt_status qnti_unit_loss(const struct qnti_unit *unit, const float *x, size_t t
                           const float *const *a, const float *const *b, double *loss);
 
 /* --- linear.c: y = x W^T + bias; weight 0 is W. --- */
-struct qnti_linear {
+struct qnti_layer_unit {
     const float *weight;                       /* (out, in) */
     const float *bias;                         /* [out] or NULL */
     struct qnti_unit_weight shape;
 };
-void qnti_linear_unit(qnt_context *ctx, struct qnti_linear *linear, size_t out, size_t in, struct qnti_unit *unit);
+void qnti_unit_of_layer(qnt_context *ctx, struct qnti_layer_unit *linear, size_t out, size_t in,
+                        struct qnti_unit *unit);
 
 #endif

@@ -1,0 +1,185 @@
+#!/bin/sh
+# Everything that is tested, from a bare Debian 12 on.
+#
+#     sh tests/run.sh         release and address+undefined sanitizers, installed packages: minutes
+#     sh tests/run.sh full    also thread sanitizer, clang, the layer level alone, fuzzing, golden data and real models
+#                             where ../shared has them
+#
+# It installs what is missing with apt-get (through sudo where the user is not root) and needs no other network. The
+# last line is `N passed, N failed`: tests of ctest and the steps in between; exit status 0 if none failed.
+
+set -u
+cd "$(dirname "$0")/.." || exit 2
+. tests/packages.sh
+full=false
+case ${1-} in
+"") ;;
+full) full=true ;;
+*)
+    echo "usage: sh tests/run.sh [full]" >&2
+    exit 2
+    ;;
+esac
+shared=$(cd .. && pwd)/shared
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+passed=0
+failed=0
+
+# --- steps ---
+
+say() {
+    printf '\n== %s\n' "$*"
+}
+
+# step NAME COMMAND...: silent where it succeeds; else the end of what it said.
+step() {
+    name=$1
+    shift
+    if "$@" >"$work/log" 2>&1; then
+        passed=$((passed + 1))
+        echo "ok   $name"
+    else
+        failed=$((failed + 1))
+        echo "FAIL $name"
+        tail -n 40 "$work/log"
+        return 1
+    fi
+}
+
+# tests FOLDER [OPTION...]: its tests, each counted.
+tests() {
+    folder=$1
+    shift
+    ctest --test-dir "$folder" -j2 --timeout 900 --output-on-failure --no-tests=error "$@" 2>&1 | tee "$work/ctest"
+    total=$(sed -n 's/.* tests failed out of \([0-9]*\)$/\1/p' "$work/ctest")
+    bad=$(sed -n 's/.* \([0-9]*\) tests failed out of .*/\1/p' "$work/ctest")
+    if [ -z "$total" ]; then
+        failed=$((failed + 1))
+    else
+        passed=$((passed + total - bad))
+        failed=$((failed + bad))
+    fi
+}
+
+# build FOLDER OPTION...: configured and built.
+build() {
+    folder=$1
+    shift
+    step "configure $folder" cmake -S . -B "$folder" "$@" && step "build $folder" cmake --build "$folder" -j "$(nproc)"
+}
+
+# scripted NAME SCRIPT ARGUMENT...: a script that prints a line a check and `N passed, N failed` at the end.
+scripted() {
+    name=$1
+    shift
+    "$@" >"$work/log" 2>&1
+    counts=$(sed -n 's/^\(.*: \)\{0,1\}\([0-9]*\) passed, \([0-9]*\) failed$/\2 \3/p' "$work/log" | tail -n 1)
+    grep '^FAIL' "$work/log"
+    echo "     $name: $(tail -n 1 "$work/log")"
+    if [ -n "$counts" ]; then
+        passed=$((passed + ${counts% *}))
+        failed=$((failed + ${counts#* }))
+    else
+        failed=$((failed + 1))
+    fi
+}
+
+# --- what everyone runs ---
+
+needs=$build_needs"
+tool c++ build-essential
+"
+$full && needs=$needs"
+tool clang clang
+tool python3 python3
+file /usr/lib/llvm-14/lib/clang/14.0.6/lib/linux libclang-rt-14-dev
+"
+need_packages "$needs" || exit 1
+
+say "release"
+step "configure build" cmake --preset release && step "build build" cmake --build --preset release || exit 1
+tests build
+
+say "address and undefined behaviour sanitizers"
+step "configure build-asan" cmake --preset asan && step "build build-asan" cmake --build --preset asan && tests build-asan
+
+say "shared library, installed"
+if build build-shared -DBUILD_SHARED_LIBS=ON -DQUANT_TESTS=OFF -DQUANT_BENCH=OFF; then
+    scripted "tests/test_install.sh" sh tests/test_install.sh build-shared
+    scripted "tests/test_house.sh" sh tests/test_house.sh build-shared
+fi
+
+# --- full ---
+
+# perplexity MODEL TEXT PROTOCOL EXPECTED: of a real model, against the reference's float32 forward pass.
+perplexity() {
+    build/bin/quant eval "$shared/models/$1" --text "$shared/models/text/$2.txt" --ctx 256 --protocol "$3" \
+        --progress none --report "$work/eval.json" &&
+        awk -F'[:,]' -v want="$4" '$1 ~ /"perplexity"/ { got = $2 } END { print got; exit !(got > want - 3e-4 && got < want + 3e-4) }' "$work/eval.json"
+}
+
+full() {
+    say "thread sanitizer"
+    # OpenBLAS is not built for it and runs one thread in each of ours.
+    TSAN_OPTIONS=ignore_noninstrumented_modules=1
+    export TSAN_OPTIONS
+    step "configure build-tsan" cmake --preset tsan && step "build build-tsan" cmake --build --preset tsan && tests build-tsan
+
+    say "clang, warnings are errors"
+    build build-clang -DCMAKE_C_COMPILER=clang -DCMAKE_C_FLAGS=-Werror && tests build-clang
+
+    say "the layer level alone"
+    build build-layer -DQUANT_MODEL=OFF -DCMAKE_C_FLAGS=-Werror && tests build-layer
+
+    say "fuzzing, a minute for each target"
+    if build build-fuzz -DCMAKE_C_COMPILER=clang -DQUANT_FUZZ=ON -DQUANT_SANITIZE=address,undefined -DQUANT_TESTS=ON \
+        -DCMAKE_BUILD_TYPE=RelWithDebInfo; then
+        for target in build-fuzz/bin/fuzz_*; do
+            name=$(basename "$target")
+            mkdir -p "$work/$name"
+            corpus=tests/fuzz/corpus/${name#fuzz_}
+            [ -d "$corpus" ] || corpus=
+            step "$name" "$target" "$work/$name" $corpus -max_total_time=60 -timeout=20 -artifact_prefix="build-fuzz/$name-"
+        done
+    fi
+
+    say "golden data"
+    if [ ! -d "$shared/golden" ]; then
+        echo "skipped: golden data (no $shared/golden)"
+    elif ! python3 -c 'import numpy' 2>/dev/null; then
+        echo "skipped: golden data (no numpy)"
+    else
+        methods=$(build/bin/quant methods --json | sed -n 's/^    "name": "\(.*\)",$/\1/p' | tr '\n' ',')
+        types=$(build/bin/quant formats --json | sed -n 's/^ *"name": "gguf:\(.*\)",$/\1/p' | grep -v '^b*f[13]' | tr '\n' ',')
+        scripted "methods" python3 "$shared/golden/score_golden.py" build/bin/quant --only "$methods"
+        scripted "blocks" python3 "$shared/golden/score_blocks.py" build/bin/quant --types "$types"
+    fi
+    if [ -d "$shared/field" ] && python3 -c 'import numpy' 2>/dev/null; then
+        scripted "field cases" python3 "$shared/field/check_cases.py" build/bin/quant
+    else
+        echo "skipped: field cases"
+    fi
+
+    say "real models"
+    if [ -d "$shared/models" ]; then
+        while read -r model text protocol expected; do
+            step "$model, $text, $protocol: perplexity $expected" perplexity "$model" "$text" "$protocol" "$expected"
+        done <<EOF
+stories260K stories-eval gptq 4.6287
+stories260K stories-eval llamacpp 4.4181
+stories260K grimm-eval bos 25.4269
+babyllama-105 stories-eval llamacpp 2.2638
+babyllama-105 grimm-eval gptq 5.4340
+tinystories-k256 stories-eval bos 10.6700
+tinystories-k256 grimm-eval llamacpp 33.2461
+EOF
+    else
+        echo "skipped: real models (no $shared/models)"
+    fi
+}
+$full && full
+
+printf '\n%s passed, %s failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]
