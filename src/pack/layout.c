@@ -12,9 +12,10 @@
 #include <quant/pack.h>
 
 /*
- * Error feedback on blocks: all columns by the Hessian's diagonal on grids that stand before the loop, damping far above
- * the usual 1 % (it helps on text unlike the calibration and costs little on text like it), then descent and, where
- * scales are not quantized themselves, refitted ones under the same Hessian. Chosen on held-out tails of calibration texts (README, "Defaults for GGUF").
+ * Error feedback on blocks: all columns by the Hessian's diagonal on grids that stand before the loop, damping far
+ * above the usual 1 % (it helps on text unlike the calibration and costs little on text like it), then descent and,
+ * where scales are not quantized themselves, refitted ones under the same Hessian. Chosen on held-out tails of
+ * calibration texts (README, "Defaults for GGUF").
  */
 #define SUPER_BLOCKS "damp=0.3,act_order=true,static_groups=true,refine_passes=4"
 #define BLOCKS SUPER_BLOCKS ",refit_scales=true"

@@ -76,7 +76,8 @@ static size_t below(struct qnti_random *random, size_t n)
 /* One change: a bit, a byte, a word of an awkward number, a cut, a run moved elsewhere, a digit. */
 static size_t mutate(struct qnti_random *random, unsigned char *bytes, size_t n)
 {
-    static const uint64_t awkward[] = {0, 1, UINT64_MAX, INT64_MAX, UINT32_MAX, INT32_MAX, 0x80000000u, 0xffffu, 1u << 20};
+    static const uint64_t awkward[] = {0,         1,           UINT64_MAX, INT64_MAX, UINT32_MAX,
+                                       INT32_MAX, 0x80000000u, 0xffffu,    1u << 20};
     size_t at = below(random, n), run = 1 + below(random, 16), to = below(random, n);
     uint64_t word = awkward[below(random, sizeof awkward / sizeof *awkward)];
     if (n == 0)
