@@ -51,7 +51,7 @@ row() {
 need_packages "$build_needs"
 mkdir -p $out
 echo "building $quant"
-{ cmake --preset release && cmake --build --preset release --target quant_tool; } >$out/build.log 2>&1 || {
+{ cmake --preset release && cmake --build --preset release -j "$(nproc)" --target quant_tool; } >$out/build.log 2>&1 || {
     tail -n 20 $out/build.log >&2
     exit 1
 }

@@ -17,8 +17,8 @@
  * where scales are not quantized themselves, refitted ones under the same Hessian. Chosen on held-out tails of
  * calibration texts (README, "Defaults for GGUF").
  */
-#define SUPER_BLOCKS "damp=0.3,act_order=true,static_groups=true,refine_passes=4"
-#define BLOCKS SUPER_BLOCKS ",refit_scales=true"
+#define SUPER_BLOCKS "damp=0.3,act_order=true,static_groups=true,refine_passes=2"
+#define BLOCKS SUPER_BLOCKS ",refit_scales=true,refit_rounds=2"
 
 static const struct qnti_layout layouts[] = {
     {"native", "every part of the layer, lossless", NULL, QNT_F16, NULL},
