@@ -36,7 +36,7 @@ QNT_API void qnt_model_get_info(const qnt_model *model, qnt_model_info *info);
 
 /* Tensor `index` in the model's order; false beyond the last. Strings live as long as the model. */
 typedef struct qnt_model_tensor {
-    const char *name, *type;         /* type: "BF16", "q4_0", "native: affine 4 bits, groups of 32" ... */
+    const char *name, *type;         /* type: "BF16", "q4_0", "native" ... */
     size_t rows, cols;
     double bits_per_weight;
     uint64_t bytes;
