@@ -25,28 +25,12 @@ python=/usr/bin/python3     # Debian's, which has Debian's numpy
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-passed=0
-failed=0
+. tests/steps.sh
 
 # --- steps ---
 
 say() {
     printf '\n== %s\n' "$*"
-}
-
-# step NAME COMMAND...: silent where it succeeds; else the end of what it said.
-step() {
-    name=$1
-    shift
-    if "$@" >"$work/log" 2>&1; then
-        passed=$((passed + 1))
-        echo "ok   $name"
-    else
-        failed=$((failed + 1))
-        echo "FAIL $name"
-        tail -n 40 "$work/log"
-        return 1
-    fi
 }
 
 # tests FOLDER [OPTION...]: its tests, each counted.
@@ -68,7 +52,7 @@ tests() {
 build() {
     folder=$1
     shift
-    step "configure $folder" cmake -S . -B "$folder" "$@" && step "build $folder" cmake --build "$folder" -j "$(nproc)"
+    check "configure $folder" cmake -S . -B "$folder" "$@" && check "build $folder" cmake --build "$folder" -j "$(nproc)"
 }
 
 # scripted NAME SCRIPT ARGUMENT...: a script that prints a line a check and `N passed, N failed` at the end.
@@ -102,11 +86,11 @@ file /usr/lib/python3/dist-packages/numpy python3-numpy
 need_packages "$needs" || exit 1
 
 say "release"
-step "configure build" cmake --preset release && step "build build" cmake --build --preset release -j "$(nproc)" || exit 1
+check "configure build" cmake --preset release && check "build build" cmake --build --preset release -j "$(nproc)" || exit 1
 tests build
 
 say "address and undefined behaviour sanitizers"
-step "configure build-asan" cmake --preset asan && step "build build-asan" cmake --build --preset asan -j "$(nproc)" && tests build-asan
+check "configure build-asan" cmake --preset asan && check "build build-asan" cmake --build --preset asan -j "$(nproc)" && tests build-asan
 
 say "shared library, installed"
 if build build-shared -DBUILD_SHARED_LIBS=ON -DQUANT_TESTS=OFF -DQUANT_BENCH=OFF; then
@@ -128,9 +112,9 @@ full() {
     # OpenBLAS is not built for it and runs one thread in each of ours.
     TSAN_OPTIONS=ignore_noninstrumented_modules=1
     export TSAN_OPTIONS
-    if step "configure build-tsan" cmake --preset tsan && step "build build-tsan" cmake --build --preset tsan -j "$(nproc)"; then
+    if check "configure build-tsan" cmake --preset tsan && check "build build-tsan" cmake --build --preset tsan -j "$(nproc)"; then
         tests build-tsan --exclude-regex 'test_tool|test_conformance|replay' # long there, without new threads
-        step "the tool with 4 threads" build-tsan/bin/quant quantize examples/data/model -o "$work/threads.gguf" \
+        check "the tool with 4 threads" build-tsan/bin/quant quantize examples/data/model -o "$work/threads.gguf" \
             --format gguf:q4_0 --calib examples/data/calibration.txt --samples 4 --seqlen 64 --threads 4
     fi
 
@@ -148,7 +132,7 @@ full() {
             mkdir -p "$work/$name"
             corpus=tests/fuzz/corpus/${name#fuzz_}
             [ -d "$corpus" ] || corpus=
-            step "$name" "$target" "$work/$name" $corpus -max_total_time=60 -timeout=20 -artifact_prefix="build-fuzz/$name-"
+            check "$name" "$target" "$work/$name" $corpus -max_total_time=60 -timeout=20 -artifact_prefix="build-fuzz/$name-"
         done
     fi
 
@@ -166,7 +150,7 @@ full() {
     say "real models"
     if [ -d "$shared/models" ]; then
         while read -r model text protocol expected; do
-            step "$model, $text, $protocol: perplexity $expected" perplexity "$model" "$text" "$protocol" "$expected"
+            check "$model, $text, $protocol: perplexity $expected" perplexity "$model" "$text" "$protocol" "$expected"
         done <<EOF
 stories260K stories-eval gptq 4.6287
 stories260K stories-eval llamacpp 4.4181

@@ -12,22 +12,7 @@ work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 prefix=$work/prefix
-passed=0
-failed=0
-
-# check NAME COMMAND...: it succeeds.
-check() {
-    name=$1
-    shift
-    if "$@" >"$work/log" 2>&1; then
-        passed=$((passed + 1))
-        echo "ok   $name"
-    else
-        failed=$((failed + 1))
-        echo "FAIL $name"
-        tail -n 20 "$work/log"
-    fi
-}
+. "$source/tests/steps.sh"
 
 check "install" cmake --install "$build" --prefix "$prefix"
 library=$(find "$prefix" -name 'libquant.*' | sort | head -n 1)

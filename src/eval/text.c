@@ -3,17 +3,10 @@
  */
 #include "eval/eval.h"
 
-#include <time.h>
+#include "base/clock.h"
 #include "checkpoint/model.h"
 #include "eval/text.h"
 #include "text/corpus.h"
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 struct reporter {
     qnt_progress_fn progress;
@@ -25,7 +18,7 @@ static void report(void *user, size_t done, size_t total)
 {
     const struct reporter *r = user;
     qnt_progress p = {.phase = "evaluate", .item = "", .share = total ? (double)done / (double)total : 1};
-    p.seconds = seconds() - r->began;
+    p.seconds = qnti_seconds() - r->began;
     p.seconds_left = p.share > 0.02 ? p.seconds * (1 - p.share) / p.share : -1;
     r->progress(r->user, &p);
 }
@@ -36,14 +29,14 @@ static void publish(const struct qnti_eval_result *r, double began, qnt_eval_res
                                 .perplexity = r->perplexity, .perplexity_error = r->perplexity_error,
                                 .compared = r->compared, .against_perplexity = r->base_perplexity,
                                 .mean_kl = r->kl, .kl_error = r->kl_error, .top1 = r->same_top,
-                                .seconds = seconds() - began};
+                                .seconds = qnti_seconds() - began};
 }
 
 static qnt_status run(qnt_model *model, qnt_model *against, const int32_t *ids, size_t count,
                       struct qnti_eval_options *o, struct reporter *reporter, qnt_eval_result *result)
 {
     struct qnti_eval_result r;
-    reporter->began = seconds();
+    reporter->began = qnti_seconds();
     if (reporter->progress) {
         o->progress = report;
         o->user = reporter;

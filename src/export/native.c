@@ -67,42 +67,78 @@ struct folder {
     size_t count, capacity;
 };
 
-static qnt_status write_plain(const struct entry *entry, struct qnti_output *output)
+/* Takes the next bytes of a tensor. */
+typedef qnt_status (*piece_fn)(void *user, const void *bytes, size_t n);
+
+/* A tensor as the source has it, or, where it has no plain one, as f32. */
+static qnt_status plain_pieces(const struct entry *entry, piece_fn take, void *user)
 {
     enum { ROWS = 64 };
     const struct qnti_weight *w = entry->e->targets[entry->target].source;
-    qnt_context *ctx = entry->e->ctx;
-    float *rows = NULL;
     qnt_status status = QNT_OK;
-    if (w->plain.data && w->plain.stride == w->cols && !w->unpermute_heads)
-        return qnti_output_write(output, w->plain.data, w->rows * w->cols * qnti_dtype_bytes(w->plain.dtype));
-    QNT_TRY(QNTI_NEW_RAW(ctx, ROWS * w->cols, &rows));
+    float *rows;
+    if (w->plain.data)
+        return take(user, w->plain.data, w->rows * w->cols * qnti_dtype_bytes(w->plain.dtype));
+    QNT_TRY(QNTI_NEW_RAW(entry->e->ctx, ROWS * w->cols, &rows));
     for (size_t r = 0; status == QNT_OK && r < w->rows; r += ROWS) {
         size_t n = qnti_min(ROWS, w->rows - r);
-        status = qnti_weight_rows(ctx, w, r, n, rows);
-        if (status == QNT_OK && plain_type(w) == QNT_F32)
-            status = qnti_output_write(output, rows, n * w->cols * sizeof *rows);
-        for (size_t i = 0; status == QNT_OK && plain_type(w) != QNT_F32 && i < n * w->cols; i++) {
-            uint16_t h = plain_type(w) == QNT_F16 ? qnti_f32_to_f16(rows[i]) : qnti_f32_to_bf16(rows[i]);
-            status = qnti_output_write(output, &h, sizeof h);
-        }
+        status = qnti_weight_rows(entry->e->ctx, w, r, n, rows);
+        if (status == QNT_OK)
+            status = take(user, rows, n * w->cols * sizeof *rows);
     }
-    qnti_free(ctx, rows);
+    qnti_free(entry->e->ctx, rows);
     return status;
 }
 
-static qnt_status write_entry(void *user, struct qnti_output *output)
+static qnt_status pieces(const struct entry *entry, piece_fn take, void *user)
 {
-    const struct entry *entry = user;
     const struct qnti_safetensors *file;
     const struct qnti_tensor *tensor;
     if (!entry->name)
-        return write_plain(entry, output);
+        return plain_pieces(entry, take, user);
     QNT_TRY(entry->e->block(entry->e->user, entry->e->targets[entry->target].block, &file));
     tensor = qnti_safetensors_find(file, entry->name);
     if (!tensor)
         return qnti_fail(entry->e->ctx, QNT_BAD_DATA, "%s: tensor %s has gone", file->path, entry->name);
-    return qnti_output_write(output, tensor->data, tensor->bytes);
+    return take(user, tensor->data, tensor->bytes);
+}
+
+static qnt_status write_piece(void *output, const void *bytes, size_t n)
+{
+    return qnti_output_write(output, bytes, n);
+}
+
+static qnt_status write_entry(void *user, struct qnti_output *output)
+{
+    return pieces(user, write_piece, output);
+}
+
+/* What was written, read again. */
+struct reread {
+    qnt_context *ctx;
+    const char *path;
+    const struct qnti_tensor *tensor;
+    size_t at;
+};
+
+static qnt_status compare_piece(void *user, const void *bytes, size_t n)
+{
+    struct reread *r = user;
+    if (n > r->tensor->bytes - r->at || memcmp((const char *)r->tensor->data + r->at, bytes, n) != 0)
+        return qnti_fail(r->ctx, QNT_IO, "%s: tensor %s was not read back as it was written", r->path, r->tensor->name);
+    r->at += n;
+    return QNT_OK;
+}
+
+static qnt_status compare(const struct folder *f, const struct qnti_safetensors *back)
+{
+    for (size_t i = 0; i < f->count; i++) {
+        struct reread r = {f->e->ctx, back->path, qnti_safetensors_find(back, f->sources[i].name), 0};
+        if (!r.tensor)
+            return qnti_fail(f->e->ctx, QNT_IO, "%s: tensor %s was not read back", back->path, f->sources[i].name);
+        QNT_TRY(pieces(&f->entries[i], compare_piece, &r));
+    }
+    return QNT_OK;
 }
 
 static qnt_status grow(struct folder *f)
@@ -195,8 +231,7 @@ static qnt_status write_weights(const struct qnti_export *e, const char *path)
     QNT_CHECK(qnti_path_join(e->ctx, path, "model.safetensors", &file));
     QNT_CHECK(qnti_safetensors_write(e->ctx, file, f.sources, f.count, metadata, 3));
     QNT_CHECK(qnti_safetensors_open(e->ctx, file, &back));
-    if (back->count != f.count)
-        status = qnti_fail(e->ctx, QNT_IO, "%s: read back %zu tensors of %zu", file, back->count, f.count);
+    status = compare(&f, back);
 cleanup:
     if (back)
         qnti_safetensors_close(back);

@@ -3,17 +3,10 @@
  */
 #include <math.h>
 #include <string.h>
-#include <time.h>
+#include "base/clock.h"
 #include "base/tensor.h"
 #include "linalg/blas.h"
 #include "method/recipe.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void job_free_site(struct qnti_job *job)
 {
@@ -107,13 +100,13 @@ static qnt_status run_stage(const struct site *site, const struct qnti_recipe_st
     if (f->unit)
         return f->unit(job, site->layers, site->count, site->q);
     for (size_t i = 0; i < site->count; i++) {
-        double begin = now();
+        double begin = qnti_seconds();
         qnt_status status = load_layer(job, &site->layers[i]);
         if (status == QNT_OK)
             status = f->layer(job, &site->layers[i], site->q[i]);
         job_free_layer(job);
         QNT_TRY(status);
-        site->q[i]->report.seconds += now() - begin;
+        site->q[i]->report.seconds += qnti_seconds() - begin;
     }
     return QNT_OK;
 }

@@ -5,7 +5,7 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
+#include "base/clock.h"
 #include "eval/text.h"
 #include "file/output.h"
 #include "pack/native.h"
@@ -134,10 +134,23 @@ static qnt_status describe_stages(struct qnt_plan *plan)
 static qnt_status check_none(const struct qnt_plan *plan)
 {
     for (size_t t = 0; !plan->recipe && t < plan->job.count; t++)
-        if (plan->job.targets[t].quantized && !plan->job.targets[t].source->qlinear)
+        if (plan->job.targets[t].quantized)
             return qnti_fail(plan->ctx, QNT_INVALID,
                              "method none only converts, but %s would have to be quantized to %s; use rtn or gptq",
                              plan->job.targets[t].source->name, plan->job.targets[t].layout);
+    return QNT_OK;
+}
+
+/* Rounding what is rounded already adds one loss to another: nobody gets that without asking. */
+static qnt_status check_source(const struct qnt_plan *plan)
+{
+    for (size_t t = 0; t < plan->job.count; t++) {
+        const struct qnti_weight *w = plan->job.targets[t].source;
+        if (plan->job.targets[t].quantized && (w->qlinear || (w->type && w->type->elements > 1)))
+            return qnti_fail(plan->ctx, QNT_UNSUPPORTED,
+                             "%s: %s is quantized already (%s); quantize from the unquantized model",
+                             plan->model->checkpoint->path, w->name, w->qlinear ? "native" : w->type->name);
+    }
     return QNT_OK;
 }
 
@@ -164,12 +177,10 @@ static qnt_status get_layer(void *user, size_t target, qnt_qlinear **q)
 {
     struct qnt_plan *plan = user;
     const struct qnti_target *t = &plan->job.targets[target];
-    size_t n = strlen(t->source->name) - strlen(".weight");
     const struct qnti_safetensors *file;
-    char name[256];
+    char name[QNTI_LAYER_NAME_BYTES];
     QNT_TRY(qnti_store_read(plan, t->block, &file));
-    memcpy(name, t->source->name, qnti_min(n, sizeof name - 1));
-    name[qnti_min(n, sizeof name - 1)] = 0;
+    qnti_layer_name(t, name);
     return qnti_native_read(plan->ctx, file, name, q);
 }
 
@@ -217,6 +228,7 @@ static qnt_status fill_job(struct qnt_plan *plan)
     QNT_TRY(QNTI_NEW(plan->ctx, job->count, &plan->recipes));
     QNT_TRY(QNTI_NEW(plan->ctx, job->count, &plan->outcomes));
     QNT_TRY(qnti_targets_recipes(plan));
+    QNT_TRY(check_source(plan));
     QNT_TRY(check_none(plan));
     return check_strict(plan);
 }
@@ -329,20 +341,13 @@ void qnt_plan_get_totals(const qnt_plan *plan, qnt_plan_totals *totals)
 
 /* --- running --- */
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 void qnti_plan_progress(struct qnt_plan *plan, const char *item, double share)
 {
     qnt_progress p = {.phase = plan->phase, .item = item};
     if (!plan->options.progress)
         return;
     p.share = plan->phase_begin + share * (plan->phase_end - plan->phase_begin);
-    p.seconds = seconds() - plan->began;
+    p.seconds = qnti_seconds() - plan->began;
     p.seconds_left = p.share > 0.02 ? p.seconds * (1 - p.share) / p.share : -1;
     plan->options.progress(plan->options.progress_user, &p);
 }
@@ -409,9 +414,9 @@ qnt_status qnt_plan_run(qnt_plan *plan)
         return qnti_fail(plan->ctx, QNT_INVALID, "the plan has no output");
     if (qnti_path_exists(plan->options.output) && !plan->options.force)
         return qnti_fail(plan->ctx, QNT_EXISTS, "%s is already there; --force replaces it", plan->options.output);
-    plan->began = seconds();
+    plan->began = qnti_seconds();
     status = run_phases(plan);
-    plan->seconds = seconds() - plan->began;
+    plan->seconds = qnti_seconds() - plan->began;
     qnti_store_remove(plan);
     return status;
 }

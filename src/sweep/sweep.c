@@ -150,12 +150,10 @@ static qnt_status quantize_run(struct sweep *s, const qnt_calib *calib, const si
     struct qnt_plan *plan = s->plan;
     qnt_layer layers[MOST_LAYERS_OF_SITE] = {0};
     qnt_qlinear *q[MOST_LAYERS_OF_SITE] = {0};
-    char names[MOST_LAYERS_OF_SITE][256];
+    char names[MOST_LAYERS_OF_SITE][QNTI_LAYER_NAME_BYTES];
     for (size_t i = 0; i < count; i++) {
         const struct qnti_target *t = &plan->job.targets[targets[i]];
-        size_t n = strlen(t->source->name) - strlen(".weight");
-        memcpy(names[i], t->source->name, qnti_min(n, sizeof names[i] - 1));
-        names[i][qnti_min(n, sizeof names[i] - 1)] = 0;
+        qnti_layer_name(t, names[i]);
         layers[i].name = names[i];
         layers[i].weight = qnt_matrix_f32(s->quantized.block.weight[t->role], t->source->rows, t->source->cols);
         layers[i].calib = calib;

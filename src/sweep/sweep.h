@@ -60,6 +60,9 @@ qnt_status qnti_windows_create(qnt_model *model, const qnt_quantize_options *opt
 qnt_status qnti_pattern_match(qnt_context *ctx, const char *pattern, const char *name, bool *match);
 
 /* --- targets.c --- */
+enum { QNTI_LAYER_NAME_BYTES = 256 };
+/* The layer's name: the tensor's without ".weight". */
+void qnti_layer_name(const struct qnti_target *target, char name[QNTI_LAYER_NAME_BYTES]);
 qnt_status qnti_targets_list(struct qnti_export *job);
 /* Applies include, exclude and layer overrides; makes each quantized target's recipe. */
 qnt_status qnti_targets_recipes(struct qnt_plan *plan);

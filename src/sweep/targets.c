@@ -31,6 +31,13 @@ static void add_all(struct qnti_export *job)
     add_role(job, QNTI_HEAD, 0);
 }
 
+void qnti_layer_name(const struct qnti_target *target, char name[QNTI_LAYER_NAME_BYTES])
+{
+    size_t n = qnti_min(strlen(target->source->name) - strlen(".weight"), QNTI_LAYER_NAME_BYTES - 1);
+    memcpy(name, target->source->name, n);
+    name[n] = 0;
+}
+
 /* Two passes over the same list: count, then fill. */
 qnt_status qnti_targets_list(struct qnti_export *job)
 {
