@@ -13,7 +13,7 @@
 
 #include "base/kernels.h"
 
-enum { CACHE = 32768, MEMORY = 1 << 24, GROUP = 128, ROW = 4096, RUNS = 9 };
+enum { CACHE = 32768, MEMORY = 1 << 24, GROUP = 128, ROW = 4096, ROWS = 32, WIDE = 64, RUNS = 9 };
 
 struct arrays {
     size_t n;
@@ -86,6 +86,19 @@ static void axpy(const struct qnti_kernels *k, const struct arrays *a)
     k->axpy(a->n, 1e-3f, a->x, a->y);
 }
 
+/* 32 sums of 32 rows of 64 numbers: what a refit of scales does with blocks of 32 columns. */
+static void mix(const struct qnti_kernels *k, const struct arrays *a)
+{
+    for (size_t i = 0; i < a->n; i += ROWS * WIDE)
+        k->mix(WIDE, ROWS, ROWS, a->x, ROWS, a->x + i, WIDE, a->y + i, WIDE);
+}
+
+static void dots(const struct qnti_kernels *k, const struct arrays *a)
+{
+    for (size_t i = 0; i < a->n; i += ROWS * WIDE)
+        k->dots(WIDE, ROWS, a->x + i, WIDE, a->x, WIDE, a->y + i / ROWS);
+}
+
 static void pack(const struct qnti_kernels *k, const struct arrays *a)
 {
     for (size_t i = 0; i < a->n; i += ROW)
@@ -123,6 +136,8 @@ static const struct kernel kernels[] = {
     {"min_round", min_round, 0, 6},
     {"min_value", min_value, 0, 6},
     {"axpy", axpy, 0, 12},
+    {"mix", mix, 0, 12},
+    {"dots", dots, 0, 4},
     {"pack1", pack, 1, 2},
     {"pack2", pack, 2, 2},
     {"pack3", pack, 3, 2},

@@ -18,11 +18,22 @@ gguf:q4_1  rtn
 gguf:q4_1  gptq
 gguf:q4_0  rtn
 gguf:q4_0  gptq
+gguf:q4_0  awq,gptq
+gptq       gptq                             --bits 4 --group-size 32
+awq        awq                              --bits 4 --group-size 32
+native     llm_int8
+native     smoothquant
+native     smoothquant                      --set act_bits=4
+native     smoothquant,gptq                 --bits 4 --group-size 32
 native     rtn                              --bits 4 --group-size 32
 native     gptq                             --bits 4 --group-size 32
+native     awq                              --bits 4 --group-size 32
+native     awq,gptq                         --bits 4 --group-size 32
 native     gptq,refine:refit_scales=true    --bits 4 --group-size 32
 native     rtn                              --bits 3 --group-size 32
 native     gptq                             --bits 3 --group-size 32
+native     awq                              --bits 3 --group-size 32
+native     awq,gptq                         --bits 3 --group-size 32
 native     gptq,refine:refit_scales=true    --bits 3 --group-size 32
 "
 
@@ -65,13 +76,13 @@ echo "$rows" | while read -r format recipe settings; do
     name=$out/$(echo "$format $recipe $settings" | tr -cs 'a-z0-9_.\n' '-' | sed 's/-*$//')
     case $format in gguf:*) name=$name.gguf ;; esac
     label=$recipe data=$calibration
-    case $recipe in none) label=source data= ;; rtn) data= ;; esac
+    case $recipe in none) label=source data= ;; rtn | llm_int8) data= ;; esac
     # shellcheck disable=SC2086
     $quant quantize $model -o "$name" --method "$recipe" --format "$format" $settings $data --no-verify --force \
         --progress none --report "$name.run.json" >/dev/null
     # shellcheck disable=SC2086
     $quant eval "$name" $evaluation --against $model --progress none --report "$name.eval.json" >/dev/null
-    row "$label" "$(echo "$format $settings" | sed 's/ --bits \([0-9]*\)/ \1 bit/; s/--group-size /g/')" "$name"
+    row "$label" "$(echo "$format $settings" | sed 's/ --bits \([0-9]*\)/ \1 bit/; s/--group-size /g/; s/--set //')" "$name"
 done
 echo
 echo "KL and top-1: divergence from the source's predictions, and how often the first choice is the same."

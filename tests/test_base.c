@@ -420,7 +420,8 @@ static qnt_status take_parts(const qnt_qlinear *q)
 static qnt_status use_layer(qnt_context *ctx, const struct whole *whole, const qnt_qlinear *q, const float *x)
 {
     struct qnti_native_tensors tensors = {0};
-    size_t out = qnt_qlinear_out(q), in = qnt_qlinear_in(q), bytes = 0;
+    size_t out = qnt_qlinear_out(q), in = qnt_qlinear_in(q), bytes = 0, count = 0;
+    qnt_packed_tensor packed_tensors[QNT_MOST_PACKED_TENSORS];
     float *w = NEW(out * in, float), *y = NEW(2 * out, float);
     void *packed = NULL;
     qnt_qlinear *back = NULL;
@@ -431,13 +432,14 @@ static qnt_status use_layer(qnt_context *ctx, const struct whole *whole, const q
         status = take_parts(q);
     if (status == QNT_OK)
         status = qnti_native_add(ctx, q, &tensors);
+    if (status == QNT_OK && whole->format)
+        status = qnt_packed_tensors(q, whole->format, packed_tensors, &count, &bytes);
     if (status == QNT_OK && whole->format) {
-        assert_ok(ctx, qnt_pack_bytes(ctx, whole->format, out, in, &bytes));
         packed = new_memory(bytes, 1);
         status = qnt_pack(q, whole->format, packed, bytes);
     }
     if (status == QNT_OK && whole->format)
-        status = qnt_unpack(ctx, whole->format, "back", out, in, packed, bytes, &back);
+        status = qnt_unpack(ctx, whole->format, "back", packed_tensors, count, packed, bytes, &back);
     qnt_qlinear_destroy(back);
     qnti_native_tensors_free(ctx, &tensors);
     free(packed);

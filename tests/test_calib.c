@@ -248,10 +248,10 @@ static void test_misuse(void **state)
                  "1 x 3");
     assert_fails(ctx, qnt_calib_add(calib, qnt_matrix_f32(x, 3, 2)), QNT_INVALID, "2 columns, not 3");
     layers[0].calib = calib;
-    assert_fails(ctx, qnt_quantize_site(ctx, rtn, layers, 2, q), QNT_INVALID, "layer b: 2 inputs");
+    assert_fails(ctx, qnt_quantize_site(ctx, rtn, &(qnt_site){.layers = layers, .count = 2}, q), QNT_INVALID, "layer b: 2 inputs");
     assert_null(q[0]);
     assert_null(q[1]);
-    assert_ok(ctx, qnt_quantize_site(ctx, rtn, layers, 0, q));
+    assert_ok(ctx, qnt_quantize_site(ctx, rtn, &(qnt_site){.layers = layers}, q));
     qnt_calib_destroy(calib);
     qnt_recipe_destroy(pairs);
     qnt_recipe_destroy(rtn);
@@ -272,7 +272,7 @@ static void check_site(qnt_context *ctx, const char *text, const float *x)
         layers[i].weight = qnt_matrix_f32(w + i * 20 * IN, 20, IN);
         layers[i].calib = calib;
     }
-    assert_ok(ctx, qnt_quantize_site(ctx, recipe, layers, 2, q));
+    assert_ok(ctx, qnt_quantize_site(ctx, recipe, &(qnt_site){.layers = layers, .count = 2}, q));
     for (size_t i = 0; i < 2; i++) {
         float *together = dequantized(ctx, q[i]), *single;
         qnt_layer_report a = {0}, b = {0};

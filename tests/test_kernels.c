@@ -220,6 +220,38 @@ static void check_axpy(const struct qnti_kernels *k, const struct qnti_kernels *
     free(y);
 }
 
+/* Sums of nasty numbers are soon nothing but NaNs. */
+static float tame(uint64_t *state)
+{
+    return (float)(int32_t)next_random(state) * 0x1p-28f;
+}
+
+/* Rows side by side: counts that fill the registers and others, rows further apart than they are long. */
+static void check_rows(const struct qnti_kernels *k, const struct qnti_kernels *plain, size_t n, size_t shift,
+                       uint64_t *state)
+{
+    enum { ROWS = 7 };
+    size_t m = n % (ROWS + 1), depth = (n / 3 + shift) % (ROWS + 1), ld, count;
+    n *= n % 7 == 6 ? 5 : 1;
+    ld = n + shift;
+    count = ROWS * ld;
+    float *x = numbers(count, n % 5 ? tame : nasty, state), *y = numbers(count, tame, state),
+          *c = numbers(ROWS * ROWS, tame, state), *z = memory(count, sizeof *z);
+    memcpy(z, y, count * sizeof *z);
+    k->mix(n, m, depth, c, ROWS, x, ld, y, ld);
+    plain->mix(n, m, depth, c, ROWS, x, ld, z, ld);
+    assert_same_numbers(y, z, count);
+    if (m) {
+        k->dots(n, m - 1, x, ld, y + ld, ld, y);
+        plain->dots(n, m - 1, x, ld, z + ld, ld, z);
+        assert_same_numbers(y, z, count);
+    }
+    free(x);
+    free(y);
+    free(c);
+    free(z);
+}
+
 static void check_pack(const struct qnti_kernels *k, const struct qnti_kernels *plain, size_t n, size_t shift,
                        uint64_t *state)
 {
@@ -265,6 +297,12 @@ static void tables_agree_on_axpy(void **unused)
 {
     (void)unused;
     for_all_tables(check_axpy);
+}
+
+static void tables_agree_on_rows(void **unused)
+{
+    (void)unused;
+    for_all_tables(check_rows);
 }
 
 static void tables_agree_on_packing(void **unused)
@@ -376,6 +414,12 @@ static void axpy_and_range_worked_out_by_hand(void **unused)
     (void)unused;
     k->axpy(2, 3.0f, x, y);
     assert_true(y[0] == 0x1p-21f && y[1] == 7.0f);
+    y[0] = -3.0f;
+    k->mix(1, 1, 2, (const float[]){3.0f, 2.0f}, 2, x, 1, y, 1);
+    assert_true(y[0] == 0x1p-21f + 4.0f);
+    y[0] = 10.0f;
+    k->dots(1, 2, (const float[]){2.0f, 3.0f}, 1, (const float[]){5.0f, 7.0f}, 1, y);
+    assert_true(y[0] == 41.0f);
     k->range(3, z, &least, &greatest);
     assert_int_equal(qnti_bits(least) | qnti_bits(greatest), 0);
     k->range(0, z, &least, &greatest);
@@ -416,7 +460,7 @@ static void tables_are_found_by_name(void **unused)
         const struct qnti_kernels *k = tables[i];
         assert_ptr_equal(qnti_kernels_select(k->name), k);
         assert_true(k->f16_to_f32 && k->f32_to_f16 && k->bf16_to_f32 && k->f32_to_bf16 && k->range && k->zero_round &&
-                    k->zero_value && k->min_round && k->min_value && k->axpy && k->pack && k->unpack);
+                    k->zero_value && k->min_round && k->min_value && k->axpy && k->mix && k->dots && k->pack && k->unpack);
     }
 }
 
@@ -434,6 +478,7 @@ int main(void)
         cmocka_unit_test(tables_agree_on_range),
         cmocka_unit_test(tables_agree_on_affine_grids),
         cmocka_unit_test(tables_agree_on_axpy),
+        cmocka_unit_test(tables_agree_on_rows),
         cmocka_unit_test(tables_agree_on_packing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -114,8 +114,10 @@ static void broken_models(void **state)
         {.retype = "model.norm.weight", .type = "F8_E4M3", .status = QNT_UNSUPPORTED,
          .message = "\"model.norm.weight\" is stored as F8_E4M3"},
         /* quantized already */
-        {.set = {{"quantization_config", "{\"quant_method\": \"gptq\"}"}}, .status = QNT_UNSUPPORTED,
-         .message = "quantized already (quantization_config, method \"gptq\")"},
+        {.set = {{"quantization_config", "{\"quant_method\": \"quip\"}"}}, .status = QNT_UNSUPPORTED,
+         .message = "quantized already (quantization_config, method \"quip\")"},
+        {.set = {{"quantization_config", "{\"quant_method\": \"gptq\"}"}}, .status = QNT_BAD_DATA,
+         .message = "says method gptq, but no tensor is a .qweight"},
         {.extra = "model.layers.0.mlp.up_proj.weight_scale_inv", .status = QNT_UNSUPPORTED,
          .message = "weight_scale_inv"},
         {.quant_format = "unheard_of", .status = QNT_UNSUPPORTED, .message = "format \"unheard_of\""},

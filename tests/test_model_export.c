@@ -406,7 +406,7 @@ static void damage(void *user, size_t done, size_t total)
     (void)user;
     if (done < total)
         return;
-    snprintf(name, sizeof name, ".model.gguf.partial-%ld-0", (long)getpid());
+    snprintf(name, sizeof name, ".model.gguf.partial-0");
     file = fopen(name, "r+b");
     assert_non_null(file);
     assert_int_equal(fseek(file, 1000000, SEEK_SET), 0);

@@ -14,108 +14,9 @@ trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 out=$work/out           # outputs of the check in hand, nothing else
 mkdir "$out"
-passed=0
-failed=0
 calib="--calib $data/calibration.txt --samples 4 --seqlen 64"
 
-# --- checks ---
-
-# verdict STATUS NAME [WHY]
-verdict() {
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1))
-        echo "ok   $2"
-    else
-        failed=$((failed + 1))
-        echo "FAIL $2${3:+: $3}"
-    fi
-}
-
-# check NAME COMMAND...: it succeeds.
-check() {
-    name=$1
-    shift
-    "$@" >"$work/stdout" 2>"$work/stderr"
-    verdict $? "$name" "$(tail -n 1 "$work/stderr")"
-}
-
-# says NAME TEXT...: the last command's standard output has each text.
-says() {
-    name=$1
-    shift
-    for text; do
-        grep -qF -e "$text" "$work/stdout" || { verdict 1 "$name" "no \"$text\" in the output"; return; }
-    done
-    verdict 0 "$name"
-}
-
-is_empty() {
-    [ -z "$(ls -A "$1")" ]
-}
-
-# refuses NAME TEXT... -- COMMAND...: an exit status of 1 or 2, a message with each text, nothing left in $out.
-refuses() {
-    name=$1
-    shift
-    texts=$work/texts
-    : >"$texts"
-    while [ "$1" != -- ]; do
-        printf '%s\n' "$1" >>"$texts"
-        shift
-    done
-    shift
-    "$@" >"$work/stdout" 2>"$work/stderr"
-    status=$?
-    why=
-    [ $status -eq 1 ] || [ $status -eq 2 ] || why="exit status $status"
-    grep '^quant: error: ' "$work/stderr" >"$work/message" || why="$why no message"
-    while read -r text; do
-        grep -qF -e "$text" "$work/message" || why="$why \"$text\" is not in: $(cat "$work/message")"
-    done <"$texts"
-    is_empty "$out" || why="$why left $(ls -A "$out")"
-    [ -z "$why" ]
-    verdict $? "$name" "$why"
-    clear_out
-}
-
-clear_out() {
-    rm -rf "$out"
-    mkdir "$out"
-}
-
-# number FILE KEY: the first "KEY": number of a JSON file with a key a line.
-number() {
-    sed -n "s/^ *\"$2\": *\([-+0-9.e]*\),\{0,1\}\$/\1/p" "$1" | head -n 1
-}
-
-# holds EXPRESSION: of awk.
-holds() {
-    awk "BEGIN { exit !($1) }"
-}
-
-quantize() {
-    "$quant" quantize "$model" --progress none "$@"
-}
-
-evaluate() {
-    "$quant" eval "$@" --text "$data/evaluation.txt" --ctx 128 --chunks 4 --progress none
-}
-
-# near NAME MODEL LIMIT: its KL divergence to the source is within 0 .. LIMIT (but for rounding), its perplexity near.
-near() {
-    evaluate "$2" --against "$model" --report "$work/eval.json" >"$work/stdout" 2>"$work/stderr" ||
-        { verdict 1 "$1" "$(tail -n 1 "$work/stderr")"; return; }
-    kl=$(number "$work/eval.json" mean_kl)
-    perplexity=$(number "$work/eval.json" perplexity)
-    source=$(number "$work/eval.json" against_perplexity)
-    holds "$kl + 0 > -1e-6 && $kl + 0 <= $3 && ($perplexity / $source - 1) ^ 2 <= 4 * $3 + 1e-10"
-    verdict $? "$1 (KL $kl)" "more than $3, or perplexity $perplexity for $source"
-}
-
-# What a good 4-bit grid loses, and four times as much for each bit less.
-limit() {
-    awk "BEGIN { print 0.05 * 4 ^ (4 - ($1)) }"
-}
+. "$(dirname "$0")/checks.sh"
 
 # --- what it can do ---
 
@@ -156,7 +57,14 @@ done
 echo "# each method"
 for method in $methods; do
     for format in gguf:q4_0 native; do
-        case $format in native) settings="--group-size 32" ;; *) settings= ;; esac
+        case "$format $method" in
+        gguf*llm_int8) # a grid of its own, no format's
+            refuses "$method to $format" llm_int8 gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format
+            continue
+            ;;
+        native*rtn | native*gptq | native*awq) settings="--group-size 32" ;;
+        *) settings= ;;
+        esac
         check "$method to $format" quantize -o "$out/a" --method "$method" --format $format $settings $calib --report "$work/r.json"
         near "$method to $format is the model" "$out/a" "$(limit 4)"
         clear_out
@@ -331,18 +239,10 @@ if [ -w /dev/full ]; then
     verdict $? "a full standard output"
 fi
 
-# within BLOCKS COMMAND...: no file may grow beyond so many blocks of 512 bytes: writes fail as on a full disk.
-within() {
-    (
-        trap '' XFSZ
-        ulimit -f "$1"
-        shift
-        "$@"
-    )
-}
 for blocks in 1 200 2000; do
-    refuses "a full disk after $blocks blocks (gguf)" "$out/a" -- within $blocks "$quant" quantize "$model" $to --method rtn
-    refuses "a full disk after $blocks blocks (native)" "$out/b" -- within $blocks "$quant" quantize "$model" -o "$out/b" --format native --method rtn --progress none
+    for format in gguf:q4_0 native; do
+        refuses "a full disk after $blocks blocks ($format)" "cannot write" bytes -- within $blocks "$quant" quantize "$model" -o "$out/a" --format $format --method rtn --progress none --work "$work/full-$blocks-$format"
+    done
 done
 
 echo "# interruption"

@@ -51,6 +51,37 @@ QNT_API qnt_status qnt_calib_moments(const qnt_calib *calib, size_t channel, qnt
 /* (in, in) f32 of (2 / tokens) sum x x^T. QNT_NOT_FOUND: not gathered. */
 QNT_API qnt_status qnt_calib_hessian(const qnt_calib *calib, float *hessian);
 
+/* --- calibration files --- */
+
+/*
+ * Calibrations of several sites in one safetensors file, everything they hold: what is loaded and merged is what one
+ * run over both token sets gives, up to the rounding of f64 sums. Tensors of the site NAME:
+ *
+ *   NAME.counts      U64 (4)              tokens, tokens left out, what is gathered (bits), stride of the samples
+ *   NAME.moments     F64 (3, in)          sums of x, |x|, x^2
+ *   NAME.range       F32 (2, in)          least and greatest x
+ *   NAME.hessian     F64 (in (in + 1) / 2)   lower triangle of sum x x^T, row by row
+ *   NAME.cross       F64 (in, in)         sum (x_fp - x) x^T
+ *   NAME.samples     F32 (samples, in)
+ *   NAME.importance  F32 (in)
+ *
+ * A Hessian takes 4 in (in + 1) bytes: half of a full one.
+ */
+typedef struct qnt_named_calib {
+    const char *name;
+    const qnt_calib *calib;
+} qnt_named_calib;
+QNT_API qnt_status qnt_calib_save(qnt_context *context, const char *path, const qnt_named_calib *calibs, size_t count);
+
+typedef struct qnt_calib_file qnt_calib_file;
+/* QNT_IO: cannot be read; QNT_BAD_DATA: no calibration file, or damaged: the message names file and tensor. */
+QNT_API qnt_status qnt_calib_file_open(qnt_context *context, const char *path, qnt_calib_file **file);
+QNT_API void qnt_calib_file_close(qnt_calib_file *file);
+/* Name of a site; NULL beyond the last. Lives as long as the file. */
+QNT_API const char *qnt_calib_file_name(const qnt_calib_file *file, size_t index);
+/* A site's calibration, to be destroyed by the caller. QNT_NOT_FOUND: no such site; QNT_BAD_DATA: as above. */
+QNT_API qnt_status qnt_calib_load(const qnt_calib_file *file, const char *name, qnt_calib **calib);
+
 #ifdef __cplusplus
 }
 #endif

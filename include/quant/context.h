@@ -71,6 +71,8 @@ QNT_API const char *qnt_context_message(const qnt_context *context);
 
 /* Bytes that the context holds now and the most that it ever held (BLAS and JSON keep their own). */
 QNT_API size_t qnt_context_bytes(const qnt_context *context, size_t *peak);
+/* From now on the peak is that of what follows. */
+QNT_API void qnt_context_reset_peak(qnt_context *context);
 
 /* Threads that work is spread over. With the engine's parallel_for: 0. */
 QNT_API int qnt_context_threads(const qnt_context *context);

@@ -26,7 +26,9 @@ QNT_API qnt_status qnt_model_open(qnt_context *context, const char *path, qnt_mo
 QNT_API void qnt_model_close(qnt_model *model);
 
 typedef struct qnt_model_info {
-    const char *path, *kind, *family, *architecture;   /* kind: "Hugging Face folder", "GGUF", "native" */
+    const char *path;
+    const char *kind;                /* "Hugging Face folder", "GGUF", "native", "GPTQ folder", "AWQ folder" */
+    const char *family, *architecture;
     size_t hidden, ffn, blocks, heads, kv_heads, head_dim, vocab, context;
     bool tied_head;
     uint64_t parameters, bytes;      /* of all tensors */
@@ -65,7 +67,10 @@ typedef struct qnt_quantize_options {
     size_t setting_count;
     const char *format;                  /* "native", "gguf:q4_0" ... */
     const char *output;                  /* folder or file; NULL: only a plan */
-    const char *calibration;             /* text file, JSON lines, or .npy of ids; NULL: none */
+    const char *calibration;             /* text file, JSON lines, .npy of ids, or .safetensors of calibrations
+                                            (qnt_model_measure) in their place; NULL: none */
+    const char *importance;              /* importance matrix of llama.cpp, GGUF or .dat, in place of what the
+                                            calibration measures; NULL: none */
     size_t samples, seqlen;              /* windows, tokens of each; 0: 128, min(2048, context) */
     bool all_samples;                    /* as many windows as there are */
     bool random_windows;                 /* drawn with `seed` */
@@ -76,9 +81,12 @@ typedef struct qnt_quantize_options {
     const char *const *layers;           /* "PATTERN:key=value,..." : parameters of the layers that match; later win */
     size_t layer_count;
     bool strict;                         /* no substitution, no fallback: an error instead */
-    bool force;                          /* replace an output */
+    bool requantize;                     /* a source that is quantized already is taken by its values */
+    bool force;                          /* replace an output, give up the finished blocks of another plan */
     bool no_verify;                      /* skip the end check of perplexity on the calibration's tail */
     const char *work;                    /* folder for finished blocks; NULL: OUTPUT.partial */
+    uint64_t max_ram;                    /* most memory beyond mapped file pages; activations go to files; 0: no limit */
+    uint64_t shard_bytes;                /* most bytes of a file of a folder format; 0: the format's rule */
     qnt_progress_fn progress;
     void *progress_user;
 } qnt_quantize_options;
@@ -104,7 +112,9 @@ typedef struct qnt_plan_totals {
     size_t windows, seqlen, tokens;
     double bits_per_weight;              /* of the quantized tensors */
     uint64_t output_bytes, source_bytes;
-    uint64_t memory_bytes;               /* peak, beyond mapped file pages */
+    uint64_t memory_bytes;               /* peak, beyond mapped file pages; as max_ram has it */
+    uint64_t least_memory_bytes;         /* the same with activations in files of the work folder: the least max_ram */
+    uint64_t spill_bytes;                /* disk for these */
     uint64_t disk_bytes;                 /* output and work folder at their largest */
     double flops;                        /* of the calibration passes and the solvers */
     int passes;                          /* of the calibration text through the model */
@@ -112,8 +122,18 @@ typedef struct qnt_plan_totals {
 QNT_API void qnt_plan_get_totals(const qnt_plan *plan, qnt_plan_totals *totals);
 
 /*
- * Does it. The output is written under a temporary name, read back, compared
- * and renamed. QNT_EXISTS: there is an output already and `force` is not set.
+ * Where both plans quantize the model's blocks in the same way, whatever they are stored as: `earlier`, which must be
+ * run first, leaves its finished blocks in its work folder, and `plan` goes on with them there. Else *shared is false.
+ */
+QNT_API qnt_status qnt_plan_share(qnt_plan *plan, qnt_plan *earlier, bool *shared);
+
+/*
+ * Does it, or goes on where an earlier run of the same plan ended, to the same bytes. Finished blocks stay in the work
+ * folder however a run ends, until the output is there. The output is written under a temporary name, read back,
+ * compared and renamed. An output that this plan made already is no failure: nothing is done.
+ * QNT_EXISTS: another output is there, or blocks of another plan (the message names what differs) and `force` is not
+ * set; or another run has the work folder. QNT_IO: too little disk, with both numbers. QNT_CANCELLED: the message says
+ * what is there.
  */
 QNT_API qnt_status qnt_plan_run(qnt_plan *plan);
 
@@ -151,6 +171,52 @@ typedef struct qnt_eval_result {
 } qnt_eval_result;
 /* QNT_INVALID: a text too short, with both numbers; unknown protocol; models of different vocabularies. */
 QNT_API qnt_status qnt_evaluate(qnt_model *model, const qnt_eval_options *options, qnt_eval_result *result);
+
+/* --- what a run of a plan did beside its output --- */
+
+typedef struct qnt_plan_outcome {
+    bool already;                        /* the output was there before, made by the same plan */
+    size_t blocks, resumed_blocks;       /* of the model; that an earlier run had finished */
+    double seconds;
+    qnt_eval_result verified;            /* against the source on the calibration's last windows; windows 0: was not */
+} qnt_plan_outcome;
+QNT_API void qnt_plan_get_outcome(const qnt_plan *plan, qnt_plan_outcome *outcome);
+
+/* --- statistics of a model's sites, gathered apart from quantizing --- */
+
+typedef struct qnt_measure_options {
+    size_t size;                         /* sizeof(qnt_measure_options) or 0 */
+    const char *calibration;             /* text and windows as in qnt_quantize_options */
+    size_t samples, seqlen;
+    bool all_samples, random_windows;
+    uint64_t seed;
+    const char *method;                  /* recipe whose statistics are gathered; NULL: moments and Hessians */
+    const char *output;                  /* .safetensors: calibrations (quant/calib.h), each under the name of its
+                                            site's first linear; .gguf, .dat: llama.cpp's importance matrix */
+    bool force;                          /* replace an output that is there */
+    uint64_t max_ram;                    /* as in qnt_quantize_options */
+    qnt_progress_fn progress;
+    void *progress_user;
+} qnt_measure_options;
+
+typedef struct qnt_measure_result {
+    size_t sites, windows, seqlen;       /* sites: of an importance matrix, its entries; seqlen 0: not known */
+    uint64_t tokens, skipped;            /* of all sites together; left out, for numbers that are not finite */
+    uint64_t bytes;                      /* of the output */
+} qnt_measure_result;
+
+/*
+ * One pass of the text through the unquantized model, the inputs of every site of every block. The output appears whole
+ * or not at all. QNT_EXISTS: it is there and `force` is not set; QNT_INVALID: no such kind of file, a recipe that needs
+ * more than inputs of the unquantized model, `max_ram` below the possible; else as for a plan.
+ */
+QNT_API qnt_status qnt_model_measure(qnt_model *model, const qnt_measure_options *options, qnt_measure_result *result);
+/*
+ * The sum of such files, all of one kind: what one run over all their texts gives. QNT_INVALID: models, sites, channels
+ * or what was gathered differ; the message names file and site. `output` may be one of them if `force` is set.
+ */
+QNT_API qnt_status qnt_statistics_merge(qnt_context *context, const char *const *inputs, size_t count,
+                                        const char *output, bool force, qnt_measure_result *result);
 
 /* --- tokens --- */
 

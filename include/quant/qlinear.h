@@ -23,12 +23,20 @@ QNT_API void qnt_qlinear_destroy(qnt_qlinear *q);
 QNT_API const char *qnt_qlinear_name(const qnt_qlinear *q);
 QNT_API size_t qnt_qlinear_out(const qnt_qlinear *q);
 QNT_API size_t qnt_qlinear_in(const qnt_qlinear *q);
+/* Whether each batch of inputs decides which columns stay floats (LLM.int8). */
+QNT_API bool qnt_qlinear_chooses_columns(const qnt_qlinear *q);
 
 /*
  * The effective weight in the original input space, (out, in) f32: run-time
  * scale, permutation and rotation undone, sparse and low-rank parts included.
  */
 QNT_API qnt_status qnt_dequantize(const qnt_qlinear *q, float *weight);
+
+/*
+ * The same as the tokens x (tokens, in) meet it: columns that the activation quantizer's threshold leaves out in this
+ * batch, marked 1 in kept [in], come from the f16 copy of the weights where there is one.
+ */
+QNT_API qnt_status qnt_dequantize_batch(const qnt_qlinear *q, qnt_matrix x, float *weight, uint8_t *kept);
 
 /*
  * Reference forward: y (tokens, out) f32 of x (tokens, in), with everything

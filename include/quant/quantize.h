@@ -22,7 +22,21 @@ typedef struct qnt_layer {
     const float *bias;         /* [out] or NULL */
     const qnt_calib *calib;    /* NULL: without calibration */
     const char *format;        /* target, e.g. "gguf:q4_0": its grid is the default; NULL: none, f32 scales */
+    bool attention_score;      /* q or k: what it gives only enters attention's scores (AWQ does not clip it) */
 } qnt_layer;
+
+/*
+ * What makes the input of a site: a norm (cols 1), or a linear whose rows are the channels (cols its width; of a fused
+ * linear the rows meant). A transform of the input is folded into it, in place.
+ */
+typedef struct qnt_producer {
+    size_t size;               /* sizeof(qnt_producer) or 0 */
+    float *weight;             /* (rows, cols) */
+    float *bias;               /* [rows] or NULL: then a shift cannot be folded */
+    size_t rows, cols;
+    float base;                /* a norm multiplies by base + weight: 1 for Gemma's, else 0 */
+    const uint32_t *map;       /* [in] row that feeds each channel; NULL: the same */
+} qnt_producer;
 
 /*
  * Quantizes a layer; *q is to be destroyed by qnt_qlinear_destroy.
@@ -33,9 +47,20 @@ typedef struct qnt_layer {
 QNT_API qnt_status qnt_quantize(qnt_context *context, const qnt_recipe *recipe, const qnt_layer *layer,
                                 qnt_qlinear **q);
 
-/* Layers that share an input, and so the calibration of the first: its order and factor are made once. q [count]. */
-QNT_API qnt_status qnt_quantize_site(qnt_context *context, const qnt_recipe *recipe, const qnt_layer *layers,
-                                     size_t count, qnt_qlinear **q);
+/* Layers that share an input, and what makes it. */
+typedef struct qnt_site {
+    size_t size;               /* sizeof(qnt_site) or 0 */
+    const qnt_layer *layers;   /* [count]; the calibration is the first one's */
+    size_t count;
+    const qnt_producer *producer;   /* NULL: what a recipe does to the input stays at run time, in each result */
+} qnt_site;
+
+/*
+ * One transform for all layers, order and factor made once. q [count]. With a producer the transform is folded into it
+ * and the results stand behind it; QNT_UNSUPPORTED: it cannot absorb the transform, nothing is changed then.
+ */
+QNT_API qnt_status qnt_quantize_site(qnt_context *context, const qnt_recipe *recipe, const qnt_site *site,
+                                     qnt_qlinear **q);
 
 #ifdef __cplusplus
 }

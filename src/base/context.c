@@ -100,6 +100,11 @@ const char *qnt_context_message(const qnt_context *ctx)
     return ctx->message;
 }
 
+void qnt_context_reset_peak(qnt_context *ctx)
+{
+    atomic_store(&ctx->peak, atomic_load(&ctx->bytes));
+}
+
 size_t qnt_context_bytes(const qnt_context *ctx, size_t *peak)
 {
     if (peak)

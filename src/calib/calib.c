@@ -11,8 +11,7 @@
 #include "base/tensor.h"
 #include <quant/calib.h>
 
-enum { SAMPLE_LIMIT = 2048 };   /* tokens; enough for every search that uses samples (AWQ's takes 512) */
-enum { CHANNELS_PER_TASK = 256, ROWS_PER_ADD = 1024 };
+enum { CHANNELS_PER_TASK = 256, ROWS_PER_ADD = 2048, ROWS_PER_TASK = 64 };
 
 static const float MOST_IMPORTANCE = 1e20f;   /* the f32 sums of the searches that weigh with it must not overflow */
 
@@ -60,20 +59,32 @@ struct moments_task {
     size_t tokens;
 };
 
+/* Some channels; they are taken apart so that the loop over them runs in vectors. */
 static qnt_status moments_task(void *arg, size_t index)
 {
     const struct moments_task *t = arg;
-    size_t in = t->calib->in, first = index * CHANNELS_PER_TASK, end = qnti_min(in, first + CHANNELS_PER_TASK);
+    size_t in = t->calib->in, first = index * CHANNELS_PER_TASK, n = qnti_min(CHANNELS_PER_TASK, in - first);
+    struct qnti_channel_moments *m = t->calib->moments + first;
+    float least[CHANNELS_PER_TASK], greatest[CHANNELS_PER_TASK];
+    double sum[CHANNELS_PER_TASK], sum_abs[CHANNELS_PER_TASK], sum_square[CHANNELS_PER_TASK];
+    for (size_t c = 0; c < n; c++) {
+        least[c] = m[c].least;
+        greatest[c] = m[c].greatest;
+        sum[c] = m[c].sum;
+        sum_abs[c] = m[c].sum_abs;
+        sum_square[c] = m[c].sum_square;
+    }
     for (size_t row = 0; row < t->tokens; row++)
-        for (size_t c = first; c < end; c++) {
-            struct qnti_channel_moments *m = &t->calib->moments[c];
-            float x = t->x[row * in + c];
-            m->least = x < m->least ? x : m->least;
-            m->greatest = x > m->greatest ? x : m->greatest;
-            m->sum += (double)x;
-            m->sum_abs += fabs((double)x);
-            m->sum_square += (double)x * (double)x;
+        for (size_t c = 0; c < n; c++) {
+            float x = t->x[row * in + first + c];
+            least[c] = x < least[c] ? x : least[c];
+            greatest[c] = x > greatest[c] ? x : greatest[c];
+            sum[c] += (double)x;
+            sum_abs[c] += fabs((double)x);
+            sum_square[c] += (double)x * (double)x;
         }
+    for (size_t c = 0; c < n; c++)
+        m[c] = (struct qnti_channel_moments){least[c], greatest[c], sum[c], sum_abs[c], sum_square[c]};
     return QNT_OK;
 }
 
@@ -89,11 +100,11 @@ static void thin_samples(struct qnt_calib *c)
 static qnt_status add_samples(struct qnt_calib *c, const float *x, size_t tokens)
 {
     if (!c->samples)
-        QNT_TRY(QNTI_NEW_RAW(c->ctx, SAMPLE_LIMIT * c->in, &c->samples));
+        QNT_TRY(QNTI_NEW_RAW(c->ctx, QNTI_MOST_SAMPLES * c->in, &c->samples));
     for (size_t t = 0; t < tokens; t++) {
         if ((c->tokens + t) % c->sample_stride)
             continue;
-        if (c->sample_count == SAMPLE_LIMIT)
+        if (c->sample_count == QNTI_MOST_SAMPLES)
             thin_samples(c);
         if ((c->tokens + t) % c->sample_stride == 0)
             memcpy(c->samples + c->sample_count++ * c->in, x + t * c->in, c->in * sizeof *x);
@@ -115,17 +126,43 @@ static qnt_status add_finite(struct qnt_calib *c, const float *x, const float *d
     return QNT_OK;
 }
 
-/* Tokens without a number that is not finite, moved together; returns how many. */
-static size_t keep_finite(float *x, float *y, size_t tokens, size_t in)
+/* Some tokens on their way: as f32, and which of them are finite. */
+struct tokens {
+    const struct qnt_calib *calib;
+    qnt_matrix x;
+    const qnt_matrix *x_fp;      /* or NULL */
+    size_t first, n;
+    float *rows, *other;         /* [n][in]; x, x_fp - x */
+    uint8_t *finite;             /* [n] */
+};
+
+static qnt_status load_tokens(void *arg, size_t index)
 {
-    size_t kept = 0;
-    for (size_t t = 0; t < tokens; t++) {
-        if (!qnti_all_finite(x + t * in, in) || (y && !qnti_all_finite(y + t * in, in)))
+    const struct tokens *t = arg;
+    size_t in = t->calib->in, first = index * ROWS_PER_TASK, n = qnti_min(ROWS_PER_TASK, t->n - first);
+    float *rows = t->rows + first * in, *other = t->x_fp ? t->other + first * in : NULL;
+    QNT_TRY(qnti_matrix_rows(t->calib->ctx, t->x, t->first + first, n, rows));
+    if (other)
+        QNT_TRY(qnti_matrix_rows(t->calib->ctx, *t->x_fp, t->first + first, n, other));
+    for (size_t i = 0; i < n; i++)
+        t->finite[first + i] =
+            qnti_all_finite(rows + i * in, in) && (!other || qnti_all_finite(other + i * in, in));
+    for (size_t i = 0; other && i < n * in; i++)
+        other[i] -= rows[i];
+    return QNT_OK;
+}
+
+/* The finite ones, moved together; returns how many. */
+static size_t keep_finite(const struct tokens *t)
+{
+    size_t in = t->calib->in, kept = 0;
+    for (size_t i = 0; i < t->n; i++) {
+        if (!t->finite[i])
             continue;
-        if (kept != t) {
-            memcpy(x + kept * in, x + t * in, in * sizeof *x);
-            if (y)
-                memcpy(y + kept * in, y + t * in, in * sizeof *y);
+        if (kept != i) {
+            memcpy(t->rows + kept * in, t->rows + i * in, in * sizeof *t->rows);
+            if (t->other)
+                memcpy(t->other + kept * in, t->other + i * in, in * sizeof *t->other);
         }
         kept++;
     }
@@ -134,25 +171,25 @@ static size_t keep_finite(float *x, float *y, size_t tokens, size_t in)
 
 static qnt_status add_rows(struct qnt_calib *c, qnt_matrix x, const qnt_matrix *x_fp)
 {
-    float *rows = NULL, *other = NULL;
+    struct tokens t = {.calib = c, .x = x, .x_fp = x_fp};
+    size_t most = qnti_min(ROWS_PER_ADD, x.rows);
     qnt_status status = QNT_OK;
-    QNT_CHECK(QNTI_NEW_RAW(c->ctx, ROWS_PER_ADD * c->in, &rows));
+    QNT_CHECK(QNTI_NEW_RAW(c->ctx, most * c->in, &t.rows));
+    QNT_CHECK(QNTI_NEW_RAW(c->ctx, most, &t.finite));
     if (x_fp)
-        QNT_CHECK(QNTI_NEW_RAW(c->ctx, ROWS_PER_ADD * c->in, &other));
-    for (size_t done = 0; done < x.rows; done += ROWS_PER_ADD) {
-        size_t n = qnti_min(ROWS_PER_ADD, x.rows - done), kept;
-        QNT_CHECK(qnti_matrix_rows(c->ctx, x, done, n, rows));
-        if (x_fp)
-            QNT_CHECK(qnti_matrix_rows(c->ctx, *x_fp, done, n, other));
-        kept = keep_finite(rows, other, n, c->in);
-        for (size_t i = 0; other && i < kept * c->in; i++)
-            other[i] -= rows[i];
-        QNT_CHECK(add_finite(c, rows, other, kept));
-        c->skipped += n - kept;
+        QNT_CHECK(QNTI_NEW_RAW(c->ctx, most * c->in, &t.other));
+    for (; t.first < x.rows; t.first += t.n) {
+        size_t kept;
+        t.n = qnti_min(ROWS_PER_ADD, x.rows - t.first);
+        QNT_CHECK(qnti_parallel(c->ctx, qnti_ceil_div(t.n, ROWS_PER_TASK), load_tokens, &t));
+        kept = keep_finite(&t);
+        QNT_CHECK(add_finite(c, t.rows, t.other, kept));
+        c->skipped += t.n - kept;
     }
 cleanup:
-    qnti_free(c->ctx, rows);
-    qnti_free(c->ctx, other);
+    qnti_free(c->ctx, t.rows);
+    qnti_free(c->ctx, t.other);
+    qnti_free(c->ctx, t.finite);
     return status;
 }
 
@@ -208,6 +245,47 @@ qnt_status qnt_calib_merge(qnt_calib *c, const qnt_calib *other)
     c->tokens += other->tokens;
     c->skipped += other->skipped;
     return QNT_OK;
+}
+
+/* A row of sums of products, of channel r with each other one. */
+static void rescale_row(double *row, size_t n, size_t r, const float *scale)
+{
+    for (size_t i = 0; i < n; i++)
+        row[i] /= (double)scale[r] * (double)scale[i];
+}
+
+static qnt_status rescale_gram(struct qnt_calib *c, struct qnti_gram *gram, const float *scale)
+{
+    double *row;
+    if (!gram)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, c->in, &row));
+    for (size_t r = 0; r < c->in; r++) {
+        rescale_row(row, qnti_gram_row(gram, r, row), r, scale);
+        qnti_gram_set_row(gram, r, row);
+    }
+    qnti_free(c->ctx, row);
+    return QNT_OK;
+}
+
+qnt_status qnti_calib_rescale(struct qnt_calib *c, const float *scale)
+{
+    for (size_t i = 0; i < c->in; i++) {
+        struct qnti_channel_moments *m = &c->moments[i];
+        double s = (double)scale[i];
+        m->least /= scale[i];
+        m->greatest /= scale[i];
+        m->sum /= s;
+        m->sum_abs /= s;
+        m->sum_square /= s * s;
+        if (c->importance)
+            c->importance[i] /= scale[i] * scale[i];
+    }
+    for (size_t t = 0; t < c->sample_count; t++)
+        for (size_t i = 0; i < c->in; i++)
+            c->samples[t * c->in + i] /= scale[i];
+    QNT_TRY(rescale_gram(c, c->hessian, scale));
+    return rescale_gram(c, c->cross, scale);
 }
 
 qnt_status qnt_calib_set_importance(qnt_calib *c, const float *importance)
@@ -276,6 +354,5 @@ qnt_status qnt_calib_hessian(const qnt_calib *c, float *hessian)
 {
     if (!c->hessian || !c->tokens)
         return qnti_fail(c->ctx, QNT_NOT_FOUND, "the calibration holds no Hessian (%zu tokens)", c->tokens);
-    qnti_gram_read(c->hessian, 2.0 / (double)c->tokens, hessian);
-    return QNT_OK;
+    return qnti_gram_read(c->hessian, 2.0 / (double)c->tokens, hessian);
 }

@@ -17,6 +17,8 @@ enum qnti_need {
     QNTI_NEED_REPLAY = 16       /* the tokens once more, when earlier stages are chosen (Atom's Hessian) */
 };
 
+enum { QNTI_MOST_SAMPLES = 2048 };   /* tokens; enough for every search that uses samples (AWQ's takes 512) */
+
 /* Takes some tokens [tokens][in] of a replay. */
 typedef qnt_status (*qnti_token_fn)(void *user, const float *x, size_t tokens);
 
@@ -34,12 +36,15 @@ struct qnt_calib {
     struct qnti_gram *hessian, *cross;
     float *importance;                     /* [in], from outside, or NULL */
     float *samples;                        /* [sample_count][in] */
-    size_t sample_count, sample_capacity;
+    size_t sample_count;
     /* Feeds all tokens again; NULL: the samples stand for them. */
     qnt_status (*replay)(void *owner, qnti_token_fn take, void *user);
     void *replay_owner;
     size_t sample_stride;                  /* every so-manieth token is kept; doubles when the store is full */
 };
+
+/* What the calibration would hold of the tokens x / scale, by algebra; scale [in]. */
+qnt_status qnti_calib_rescale(struct qnt_calib *calib, const float *scale);
 
 qnt_status qnti_calib_create(qnt_context *ctx, unsigned needs, size_t in, struct qnt_calib **calib);
 /* The same for f32 tokens [tokens][in]; x_fp NULL without pairs. */

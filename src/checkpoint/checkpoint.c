@@ -92,15 +92,19 @@ qnt_status qnti_checkpoint_tokenizer(const struct qnti_checkpoint *c, qnti_token
     return c->source->gguf ? qnti_gguf_tokenizer(c, tokenizer) : qnti_tokenizer_open(c->ctx, c->path, tokenizer);
 }
 
-/* Weights in any container, their indices, the configuration (written anew), hidden files. */
+/* Not weights in any container, their indices, hidden files, nor configurations, which are written anew. */
 static bool is_copied(const char *name)
 {
+    static const char *const written[] = {"config.json", "quantize_config.json", "quant_config.json"};
     static const char *const others[] = {".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".gguf",
                                          ".h5", ".msgpack", ".onnx", ".npz"};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (qnti_has_suffix(name, others[i]))
             return false;
-    return name[0] != '.' && strcmp(name, "config.json") != 0;
+    for (size_t i = 0; i < sizeof written / sizeof *written; i++)
+        if (strcmp(name, written[i]) == 0)
+            return false;
+    return name[0] != '.';
 }
 
 static int compare_strings(const void *a, const void *b)

@@ -94,12 +94,14 @@ qnt_status qnti_weight_rows(qnt_context *ctx, const struct qnti_weight *w, size_
 size_t qnti_weight_bytes(const struct qnti_weight *w);
 /* First pass over all weights: the first number that is not finite is QNT_NON_FINITE with tensor, index and count. */
 qnt_status qnti_checkpoint_check_finite(const struct qnti_checkpoint *c);
+/* The same pass, with XXH3 of all weights. */
+qnt_status qnti_checkpoint_hash_weights(const struct qnti_checkpoint *c, uint64_t *hash);
 /* The tokenizer of the source; the caller closes it. QNT_NOT_FOUND: none. */
 qnt_status qnti_checkpoint_tokenizer(const struct qnti_checkpoint *c, qnti_tokenizer **tokenizer);
 /* Side files of a folder that are copied along (not weights, not config.json): calls fn for each name. */
 qnt_status qnti_checkpoint_side_files(const struct qnti_checkpoint *c,
                                       qnt_status (*fn)(void *user, const char *folder, const char *name), void *user);
-/* XXH3 over configuration, tensor table, sizes and times of the files: whether a resumed run still means this model. */
+/* XXH3 over configuration (or a GGUF's keys) and tensor table: with the weights' hash, which model this is. */
 qnt_status qnti_checkpoint_fingerprint(const struct qnti_checkpoint *c, uint64_t *fingerprint);
 
 #endif

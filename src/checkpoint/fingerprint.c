@@ -1,22 +1,19 @@
 /*
- * fingerprint.c - XXH3 (64 bits) of what a model is, without reading its weights.
+ * fingerprint.c - XXH3 (64 bits) of what a model is, but for its weights (finite.c hashes these while it reads them).
  *
- * Covers config.json or the keys of a GGUF, every tensor's name, type and
- * shape, and size and time of change of each file. Not the folder's name. The
+ * Covers config.json or the keys of a GGUF, and every tensor's name, type and
+ * shape. Neither names nor times of files: a copy is the same model. The
  * pieces are chained: the hash of all before is the seed of the next.
  */
 #include "checkpoint/source.h"
 
-#include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <xxhash.h>
 #include "file/output.h"
 
 enum { MAX_CONFIG_BYTES = 1 << 26 };
 
 struct hash {
-    qnt_context *ctx;
     uint64_t value;
 };
 
@@ -33,17 +30,6 @@ static void add_number(struct hash *h, uint64_t number)
 static void add_string(struct hash *h, const char *string)
 {
     add(h, string, strlen(string) + 1);
-}
-
-static qnt_status add_file(struct hash *h, const char *path)
-{
-    struct stat info;
-    if (stat(path, &info) != 0)
-        return qnti_fail(h->ctx, QNT_IO, "%s: cannot read its size: %s", path, strerror(errno));
-    add_number(h, (uint64_t)info.st_size);
-    add_number(h, (uint64_t)info.st_mtim.tv_sec);
-    add_number(h, (uint64_t)info.st_mtim.tv_nsec);
-    return QNT_OK;
 }
 
 static void add_tensors(struct hash *h, const struct qnti_source *source)
@@ -65,7 +51,7 @@ static qnt_status add_gguf(struct hash *h, const struct qnti_gguf *file)
         add_number(h, file->values[i].type);
         add(h, file->values[i].data, file->values[i].bytes);
     }
-    return add_file(h, file->path);
+    return QNT_OK;
 }
 
 static qnt_status add_folder(struct hash *h, const struct qnti_checkpoint *c)
@@ -74,12 +60,9 @@ static qnt_status add_folder(struct hash *h, const struct qnti_checkpoint *c)
     size_t bytes;
     qnt_status status;
     QNT_TRY(qnti_path_join(c->ctx, c->path, "config.json", &path));
-    QNT_CHECK(qnti_read_file(c->ctx, path, MAX_CONFIG_BYTES, &text, &bytes));
-    add(h, text, bytes);
-    QNT_CHECK(add_file(h, path));
-    for (size_t i = 0; i < c->source->shard_count; i++)
-        QNT_CHECK(add_file(h, c->source->shards[i]->path));
-cleanup:
+    status = qnti_read_file(c->ctx, path, MAX_CONFIG_BYTES, &text, &bytes);
+    if (status == QNT_OK)
+        add(h, text, bytes);
     qnti_free(c->ctx, text);
     qnti_free(c->ctx, path);
     return status;
@@ -87,7 +70,7 @@ cleanup:
 
 qnt_status qnti_checkpoint_fingerprint(const struct qnti_checkpoint *c, uint64_t *fingerprint)
 {
-    struct hash h = {c->ctx, 0};
+    struct hash h = {0};
     QNT_TRY(c->source->gguf ? add_gguf(&h, c->source->gguf) : add_folder(&h, c));
     add_tensors(&h, c->source);
     *fingerprint = h.value;

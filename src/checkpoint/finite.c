@@ -1,14 +1,17 @@
 /*
- * finite.c - the first pass over all weights: are there infinities or NaNs?
+ * finite.c - the first pass over all weights: are there infinities or NaNs, and which weights are these?
  *
  * Plain weights are looked at as bits, an exponent of all ones, at the speed
  * of memory; others through their values. Only where something is found is it
- * searched for.
+ * searched for. Whoever asks gets XXH3 (64 bits) of everything on the way: the
+ * bytes are in the cache already. Chunks are cut by shape, their hashes hashed
+ * in order.
  */
 #include "checkpoint/source.h"
 
 #include <math.h>
 #include <string.h>
+#include <xxhash.h>
 #include "base/number.h"
 
 enum { RUN = 4096 };   /* numbers counted in one narrow counter */
@@ -53,31 +56,50 @@ static size_t count_plain(const qnt_matrix *m, size_t first, size_t n)
     return count16(data, n * m->cols, m->dtype == QNT_F16 ? 0x7c00 : 0x7f80);
 }
 
-static qnt_status count_values(qnt_context *ctx, const struct qnti_weight *w, size_t first, size_t n, size_t *count)
+/* What a chunk of rows tells. */
+struct chunk {
+    size_t count;      /* numbers that are not finite */
+    uint64_t hash;     /* of the rows as they are stored; of a quantized layer, of their values */
+};
+
+static qnt_status look_at_values(qnt_context *ctx, const struct qnti_weight *w, size_t first, size_t n,
+                                 struct chunk *chunk)
 {
     float *x;
     qnt_status status;
     QNT_TRY(QNTI_NEW_RAW(ctx, n * w->cols, &x));
     status = qnti_weight_rows(ctx, w, first, n, x);
-    *count = status == QNT_OK ? count32((const uint8_t *)x, n * w->cols, 0x7f800000u) : 0;
+    if (status == QNT_OK) {
+        chunk->count = count32((const uint8_t *)x, n * w->cols, 0x7f800000u);
+        chunk->hash = XXH3_64bits(x, n * w->cols * sizeof *x);
+    }
     qnti_free(ctx, x);
     return status;
 }
 
-struct count_task {
+static uint64_t hash_plain(const qnt_matrix *m, size_t first, size_t n)
+{
+    size_t row = m->cols * qnti_dtype_bytes(m->dtype);
+    return XXH3_64bits((const uint8_t *)m->data + first * row, n * row);
+}
+
+struct look_task {
     qnt_context *ctx;
     const struct qnti_weight *w;
     size_t rows;       /* of a chunk */
-    size_t *counts;    /* [chunks] */
+    bool hash;
+    struct chunk *chunks;
 };
 
-static qnt_status count_task(void *arg, size_t index)
+static qnt_status look_task(void *arg, size_t index)
 {
-    const struct count_task *t = arg;
+    const struct look_task *t = arg;
     size_t first = index * t->rows, n = qnti_min(t->rows, t->w->rows - first);
     if (!t->w->plain.data)
-        return count_values(t->ctx, t->w, first, n, &t->counts[index]);
-    t->counts[index] = count_plain(&t->w->plain, first, n);
+        return look_at_values(t->ctx, t->w, first, n, &t->chunks[index]);
+    t->chunks[index].count = count_plain(&t->w->plain, first, n);
+    if (t->hash)
+        t->chunks[index].hash = hash_plain(&t->w->plain, first, n);
     return QNT_OK;
 }
 
@@ -104,25 +126,40 @@ static qnt_status report(qnt_context *ctx, const struct qnti_weight *w, size_t c
     return status;
 }
 
-static qnt_status check_weight(qnt_context *ctx, const struct qnti_weight *w)
+/* *hash: of all before, then with this one; NULL: not wanted. */
+static qnt_status check_weight(qnt_context *ctx, const struct qnti_weight *w, uint64_t *hash)
 {
-    struct count_task t = {ctx, w, qnti_rows_per_task(w), NULL};
+    struct look_task t = {ctx, w, qnti_rows_per_task(w), hash != NULL, NULL};
     size_t chunks = qnti_ceil_div(w->rows, t.rows), count = 0;
     qnt_status status;
-    QNT_TRY(QNTI_NEW(ctx, chunks, &t.counts));
-    status = qnti_parallel(ctx, chunks, count_task, &t);
-    for (size_t i = 0; i < chunks; i++)
-        count += t.counts[i];
-    qnti_free(ctx, t.counts);
+    QNT_TRY(QNTI_NEW(ctx, chunks, &t.chunks));
+    status = qnti_parallel(ctx, chunks, look_task, &t);
+    for (size_t i = 0; i < chunks; i++) {
+        count += t.chunks[i].count;
+        if (hash)
+            *hash = XXH3_64bits_withSeed(&t.chunks[i].hash, sizeof t.chunks[i].hash, *hash);
+    }
+    qnti_free(ctx, t.chunks);
     if (status == QNT_OK && count > 0)
         status = report(ctx, w, count);
     return status;
 }
 
-qnt_status qnti_checkpoint_check_finite(const struct qnti_checkpoint *c)
+static qnt_status check_all(const struct qnti_checkpoint *c, uint64_t *hash)
 {
     for (size_t i = 0; i < c->config.blocks * QNTI_ROLES * 2; i++)
         if (c->weights[i].name)
-            QNT_TRY(check_weight(c->ctx, &c->weights[i]));
+            QNT_TRY(check_weight(c->ctx, &c->weights[i], hash));
     return QNT_OK;
+}
+
+qnt_status qnti_checkpoint_check_finite(const struct qnti_checkpoint *c)
+{
+    return check_all(c, NULL);
+}
+
+qnt_status qnti_checkpoint_hash_weights(const struct qnti_checkpoint *c, uint64_t *hash)
+{
+    *hash = 0;
+    return check_all(c, hash);
 }

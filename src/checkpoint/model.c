@@ -4,6 +4,7 @@
 #include "checkpoint/model.h"
 
 #include "base/number.h"
+#include "checkpoint/source.h"
 
 qnt_status qnt_model_open(qnt_context *ctx, const char *path, qnt_model **out)
 {
@@ -38,6 +39,14 @@ qnt_status qnti_model_tokenizer(qnt_model *model, const qnti_tokenizer **tokeniz
     return status == QNT_NOT_FOUND ? QNT_OK : status;
 }
 
+qnt_status qnti_model_check(qnt_model *model)
+{
+    if (!model->checked)
+        QNT_TRY(qnti_checkpoint_hash_weights(model->checkpoint, &model->weights_hash));
+    model->checked = true;
+    return QNT_OK;
+}
+
 int64_t qnti_model_bos(const qnti_tokenizer *tokenizer, bool *added)
 {
     const struct qnti_vocabulary *v = tokenizer ? qnti_tokenizer_vocabulary(tokenizer) : NULL;
@@ -67,10 +76,10 @@ static const struct qnti_weight *tensor_at(const struct qnti_checkpoint *c, size
     return NULL;
 }
 
-static const char *type_of(const struct qnti_weight *w)
+static const char *type_of(const struct qnti_checkpoint *c, const struct qnti_weight *w)
 {
     if (w->qlinear)
-        return "native";
+        return c->source->layout ? c->source->layout->name : "native";
     return w->type ? w->type->name : qnti_dtype_name(w->plain.dtype);
 }
 
@@ -80,7 +89,7 @@ bool qnt_model_get_tensor(const qnt_model *model, size_t index, qnt_model_tensor
     if (!w)
         return false;
     *tensor = (qnt_model_tensor){.name = w->name,
-                                 .type = type_of(w),
+                                 .type = type_of(model->checkpoint, w),
                                  .rows = w->rows,
                                  .cols = w->cols,
                                  .bytes = qnti_weight_bytes(w)};

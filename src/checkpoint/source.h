@@ -11,6 +11,7 @@
 #include "checkpoint/checkpoint.h"
 #include "container/gguf.h"
 #include "file/safetensors.h"
+#include "pack/layout.h"
 
 enum {
     QNTI_MAX_BLOCKS = 4096,
@@ -30,10 +31,18 @@ struct qnti_stored {
     bool used;                      /* has a role, or is known to have none */
 };
 
-/* Reads layers that the library itself quantized (quantized.c). */
+struct qnti_source;
+struct json_t;
+
+/* Reads the layers of a folder that is quantized already: one row of the table in quantized.c. */
 struct qnti_quantized_reader {
-    const char *format;             /* value of `quant_format` in the file's metadata */
-    qnt_status (*read)(qnt_context *ctx, const struct qnti_safetensors *file, const char *name, qnt_qlinear **q);
+    const char *method;             /* quant_method of the configuration; "native" by its own mark */
+    const char *kind;               /* "GPTQ folder" */
+    /* Takes what the configuration says, refusing by name what cannot be read; may be NULL. */
+    qnt_status (*configure)(qnt_context *ctx, const char *where, const struct json_t *config,
+                            struct qnti_source *source);
+    /* The layer of that name (without ".weight"); QNT_NOT_FOUND: it is not among the quantized. */
+    qnt_status (*read)(qnt_context *ctx, const struct qnti_source *source, const char *name, qnt_qlinear **q);
 };
 
 struct qnti_source {
@@ -42,6 +51,8 @@ struct qnti_source {
     struct qnti_safetensors **shards;   /* a folder's */
     size_t shard_count;
     const struct qnti_quantized_reader *reader;   /* NULL: plain tensors only */
+    const struct qnti_layout *layout;   /* of packed layers (gptq, awq); with what the configuration says of all: */
+    size_t bits, group;             /* 0: nothing, or layers differ; columns of a group, SIZE_MAX: the row */
     struct qnti_gguf *gguf;         /* NULL: a folder */
 };
 
@@ -77,8 +88,11 @@ qnt_status qnti_gguf_source_open(struct qnti_checkpoint *c);
 qnt_status qnti_gguf_tokenizer(const struct qnti_checkpoint *c, qnti_tokenizer **tokenizer);
 
 /* --- quantized.c --- */
-/* NULL: none of that name. */
-const struct qnti_quantized_reader *qnti_quantized_reader_named(const char *format);
+/*
+ * How the layers of a folder are quantized, by its files and its configuration: sets the source's reader and the kind.
+ * QNT_UNSUPPORTED names a method or a packing that cannot be read.
+ */
+qnt_status qnti_quantized_find(struct qnti_checkpoint *c, const char *where, const struct json_t *json);
 
 /* --- stored.c --- */
 void qnti_stored_sort(struct qnti_source *source);

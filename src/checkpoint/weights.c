@@ -102,25 +102,29 @@ static void fill(const struct qnti_checkpoint *c, const struct slot *slot, struc
     stored->used = true;
 }
 
-/* The parts of a quantized layer are all known by its name in front. */
+/* The parts of a quantized layer are all known by its name in front; its bias is a tensor for itself. */
 static void mark_parts(struct qnti_source *source, const char *name)
 {
+    static const char prefix[] = "model.";
     size_t n = strlen(name);
-    for (size_t i = 0; i < source->count; i++)
-        if (strncmp(source->tensors[i].name, name, n) == 0 && source->tensors[i].name[n] == '.')
+    if (strncmp(name, prefix, sizeof prefix - 1) == 0) /* as qnti_stored_find has it */
+        mark_parts(source, name + sizeof prefix - 1);
+    for (size_t i = 0; i < source->count; i++) {
+        const char *stored = source->tensors[i].name;
+        if (strncmp(stored, name, n) == 0 && stored[n] == '.' && strcmp(stored + n, ".bias") != 0)
             source->tensors[i].used = true;
+    }
 }
 
-/* A layer that the library quantized itself; QNT_NOT_FOUND: there is none in the files. */
+/* A layer that is quantized already; QNT_NOT_FOUND: there is none in the files. */
 static qnt_status fill_quantized(const struct qnti_checkpoint *c, const struct slot *slot)
 {
     struct qnti_weight *w = slot->weight;
-    qnt_status status = QNT_NOT_FOUND;
     qnt_qlinear *q = NULL;
+    qnt_status status;
     char *name;
     QNT_TRY(qnti_copy_bytes(c->ctx, w->name, strlen(w->name) - strlen(".weight"), &name));
-    for (size_t i = 0; i < c->source->shard_count && status == QNT_NOT_FOUND; i++)
-        status = c->source->reader->read(c->ctx, c->source->shards[i], name, &q);
+    status = c->source->reader->read(c->ctx, c->source, name, &q);
     w->qlinear = q;
     if (status == QNT_OK && (q->out != w->rows || q->in != w->cols))
         status = qnti_fail(c->ctx, QNT_BAD_DATA, "%s: layer \"%.200s\" is (%zu, %zu), expected (%zu, %zu)", c->path,

@@ -32,8 +32,6 @@ const struct cli_option cli_recipe_rows[CLI_RECIPE_ROWS] = {
     CLI_ROW(struct cli_recipe, method, TEXT, "method", "RECIPE",
             "methods with their parameters, such as gptq or gptq:bits=3,group_size=64 (quant methods lists them); "
             "default: gptq where there is calibration, rtn where not"),
-    CLI_ROW(struct cli_recipe, format, TEXT, "format", "FORMAT",
-            "what the result is stored as, such as gguf:q4_0 (quant formats lists them)"),
     CLI_ROW(struct cli_recipe, settings, SETTING, "bits", "N", "bits of a weight: --set bits=N"),
     CLI_ROW(struct cli_recipe, settings, SETTING, "group-size", "N",
             "columns that share a scale, 0 for the whole row: --set group_size=N"),
@@ -41,6 +39,8 @@ const struct cli_option cli_recipe_rows[CLI_RECIPE_ROWS] = {
     CLI_ROW(struct cli_recipe, settings, LIST, "set", "KEY=VALUE",
             "any parameter of the recipe's methods (quant methods NAME lists them); METHOD.KEY=VALUE where two share "
             "it; may be repeated"),
+    CLI_ROW(struct cli_recipe, format, TEXT, "format", "FORMAT",
+            "what the result is stored as, such as gguf:q4_0 (quant formats lists them)"),
 };
 
 int cli_recipe_open(struct cli *cli, const char *method, const struct cli_list *settings, qnt_recipe **recipe)
@@ -89,15 +89,11 @@ int cli_try(struct cli *cli, qnt_status status)
     if (status == QNT_OK)
         return CLI_OK;
     cli_progress_end(&cli->progress);
-    if (status == QNT_CANCELLED) {
-        cli_error("stopped");
-        return CLI_STOPPED;
-    }
     if (*qnt_context_message(cli->ctx))
         cli_error("%s", qnt_context_message(cli->ctx));
     else
         cli_error("%s", qnt_status_text(status));
-    return status == QNT_INVALID ? CLI_USAGE : CLI_FAILED;
+    return status == QNT_CANCELLED ? CLI_STOPPED : status == QNT_INVALID ? CLI_USAGE : CLI_FAILED;
 }
 
 enum { LONGEST_WORD = 63 };

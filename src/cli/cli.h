@@ -63,6 +63,8 @@ struct cli_recipe {
 extern const struct cli_option cli_recipe_rows[];
 enum { CLI_RECIPE_ROWS = 6 };
 #define CLI_RECIPE(base) {"recipe", cli_recipe_rows, CLI_RECIPE_ROWS, base}
+/* The same without --format, the last row: for commands that take several. */
+#define CLI_RECIPE_WITHOUT_FORMAT(base) {"recipe", cli_recipe_rows, CLI_RECIPE_ROWS - 1, base}
 
 /* The recipe `method` with the settings. An error in it is wrong usage. */
 int cli_recipe_open(struct cli *cli, const char *method, const struct cli_list *settings, qnt_recipe **recipe);

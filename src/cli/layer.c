@@ -46,6 +46,8 @@ struct layer_run {
     qnt_tensor *tensors;         /* [tensor_count] what is written */
     size_t part_count, tensor_count;
     void *dequantized, *output, *packed;
+    uint8_t *kept;               /* [in] columns that this batch keeps out */
+    int32_t *columns;            /* their numbers */
 };
 
 /* A matrix if it is there. */
@@ -138,10 +140,11 @@ static int collect_weights(struct layer_run *run)
 {
     size_t out = run->weight.rows, in = run->weight.cols, tokens = run->input.rows;
     run->dequantized = cli_new(out, in * sizeof(float));
-    CLI_TRY(cli_try(run->cli, qnt_dequantize(run->q, run->dequantized)));
     add_tensor(run, "dequantized", QNT_F32, out, in, 2, run->dequantized);
     if (!run->has_input)
-        return CLI_OK;
+        return cli_try(run->cli, qnt_dequantize(run->q, run->dequantized));
+    run->kept = cli_new(in, 1);
+    CLI_TRY(cli_try(run->cli, qnt_dequantize_batch(run->q, run->input, run->dequantized, run->kept)));
     run->output = cli_new(tokens, out * sizeof(float));
     CLI_TRY(cli_try(run->cli, qnt_forward(run->q, run->input, run->output)));
     add_tensor(run, "output", QNT_F32, tokens, out, 2, run->output);
@@ -163,6 +166,22 @@ static int collect_parts(struct layer_run *run)
     return CLI_OK;
 }
 
+/* Columns that a threshold of the activations left out in this batch, where the layer keeps none of its own. */
+static void collect_batch_columns(struct layer_run *run)
+{
+    size_t in = run->weight.cols, count = 0;
+    for (size_t i = 0; i < run->part_count; i++)
+        if (strcmp(run->parts[i].name, "kept_columns") == 0)
+            return;
+    if (!run->has_input || !qnt_qlinear_chooses_columns(run->q))
+        return;
+    run->columns = cli_new(in, sizeof *run->columns);
+    for (size_t c = 0; c < in; c++)
+        if (run->kept[c])
+            run->columns[count++] = (int32_t)c;
+    add_tensor(run, "kept_columns", QNT_I32, count, 1, 1, run->columns);
+}
+
 /* The blocks of all rows, where the format has a layout for one layer. */
 static int collect_packed(struct layer_run *run)
 {
@@ -179,7 +198,7 @@ static int collect_packed(struct layer_run *run)
 
 static int write_result(struct layer_run *run)
 {
-    enum { BESIDE_PARTS = 3 };
+    enum { BESIDE_PARTS = 4 };
     size_t names = 0;
     while (qnt_part_name(names))
         names++;
@@ -187,6 +206,7 @@ static int write_result(struct layer_run *run)
     run->tensors = cli_new(names + BESIDE_PARTS, sizeof *run->tensors);
     CLI_TRY(collect_weights(run));
     CLI_TRY(collect_parts(run));
+    collect_batch_columns(run);
     CLI_TRY(collect_packed(run));
     return cli_try(run->cli,
                    qnt_tensors_write(run->cli->ctx, run->values->output, run->tensors, run->tensor_count));
@@ -296,6 +316,8 @@ static int run_layer(struct cli *cli, void *values)
     free(run.dequantized);
     free(run.output);
     free(run.packed);
+    free(run.kept);
+    free(run.columns);
     qnt_qlinear_destroy(run.q);
     qnt_calib_destroy(run.calib);
     qnt_recipe_destroy(run.recipe);

@@ -13,6 +13,9 @@
     X(quantize)     \
     X(plan)         \
     X(eval)         \
+    X(compare)      \
+    X(calib)        \
+    X(merge)        \
     X(inspect)      \
     X(layer)        \
     X(methods)      \

@@ -141,6 +141,16 @@ static bool said(const char *text)
     return text && *text;
 }
 
+/* What it takes, and what a bound can be. */
+static void print_memory(const qnt_plan_totals *t)
+{
+    char least[32], disk[32];
+    print_size("memory", t->memory_bytes);
+    if (t->spill_bytes)
+        printf("%-16s %s at least (--max-ram), activations in files of %s\n", "",
+               cli_size_text(t->least_memory_bytes, least), cli_size_text(t->spill_bytes, disk));
+}
+
 void cli_plan_print(const qnt_plan *plan, bool verbose)
 {
     qnt_plan_totals t;
@@ -150,40 +160,42 @@ void cli_plan_print(const qnt_plan *plan, bool verbose)
     if (said(t.stages))
         printf("%-16s %s\n", "stages", t.stages);
     printf("%-16s %s\n", "format", t.format);
-    if (said(t.calibration))
+    if (said(t.calibration) && !t.windows)
+        printf("%-16s %s\n", "calibration", t.calibration);
+    else if (said(t.calibration))
         printf("%-16s %s: %zu windows of %zu tokens, %zu in all, %d %s\n", "calibration", t.calibration, t.windows,
                t.seqlen, t.tokens, t.passes, t.passes == 1 ? "pass" : "passes");
     printf("%-16s %.4f\n", "bits per weight", t.bits_per_weight);
     print_size("source", t.source_bytes);
     print_size("output", t.output_bytes);
-    print_size("memory", t.memory_bytes);
+    print_memory(&t);
     print_size("disk", t.disk_bytes);
     printf("%-16s %.3g Gflop\n", "work", t.flops * 1e-9);
 }
 
 /* The end check, where there was one. */
-static void print_verification(const char *report)
+static void print_verification(const qnt_plan_outcome *o)
 {
-    json_t *json = json_loads(report, 0, NULL);
-    double source, perplexity, kl, top1;
-    int windows;
-    if (json && json_unpack(json, "{s:{s:i,s:F,s:F,s:F,s:F}}", "verify", "windows", &windows, "source_perplexity",
-                            &source, "perplexity", &perplexity, "mean_kl", &kl, "top1", &top1) == 0)
+    if (o->verified.windows)
         printf("%-16s perplexity %.4f, of the source %.4f; KL divergence %.6f, same first choice %.2f %% "
-               "(%d windows)\n",
-               "end check", perplexity, source, kl, 100 * top1, windows);
-    json_decref(json);
+               "(%zu windows)\n",
+               "end check", o->verified.perplexity, o->verified.against_perplexity, o->verified.mean_kl,
+               100 * o->verified.top1, o->verified.windows);
 }
 
-void cli_plan_print_result(const qnt_plan *plan, const char *output, const char *report)
+void cli_plan_print_result(const qnt_plan *plan, const char *output)
 {
     qnt_plan_totals t;
+    qnt_plan_outcome o;
     qnt_plan_get_totals(plan, &t);
-    printf("%-16s %s\n", "written", output);
+    qnt_plan_get_outcome(plan, &o);
+    printf("%-16s %s%s\n", "written", output, o.already ? ", before and by the same plan: nothing was left to do" : "");
     printf("%-16s %s\n", "format", t.format);
     printf("%-16s %s\n", "recipe", said(t.recipe) ? t.recipe : "none");
     printf("%-16s %.4f\n", "bits per weight", t.bits_per_weight);
     print_size("source", t.source_bytes);
     print_size("output", t.output_bytes);
-    print_verification(report);
+    if (o.resumed_blocks)
+        printf("%-16s %zu of %zu blocks were finished before\n", "resumed", o.resumed_blocks, o.blocks);
+    print_verification(&o);
 }

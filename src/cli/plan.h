@@ -9,7 +9,7 @@
 
 /* The table of tensors, those of equal blocks on one line unless `verbose`, and the totals. */
 void cli_plan_print(const qnt_plan *plan, bool verbose);
-/* After qnt_plan_run: what was made, and how far it is from the source by its report. */
-void cli_plan_print_result(const qnt_plan *plan, const char *output, const char *report);
+/* After qnt_plan_run: what was made, and how far it is from the source. */
+void cli_plan_print_result(const qnt_plan *plan, const char *output);
 
 #endif

@@ -85,20 +85,32 @@ static bool is_due(const struct cli_progress *p, const qnt_progress *r)
     return false;
 }
 
-void cli_progress_report(void *user, const qnt_progress *r)
+/* A part's report as one of the whole; the time left is then not known, parts only count alike. */
+static qnt_progress whole(const struct cli_progress *p, const qnt_progress *r)
+{
+    qnt_progress all = *r;
+    if (p->parts > 1) {
+        all.share = ((double)p->part + r->share) / (double)p->parts;
+        all.seconds_left = -1;
+    }
+    return all;
+}
+
+void cli_progress_report(void *user, const qnt_progress *report)
 {
     struct cli_progress *p = user;
+    qnt_progress r = whole(p, report);
     if (p->mode == CLI_PROGRESS_NONE)
         return;
     flockfile(stderr);
-    if (is_due(p, r)) {
-        snprintf(p->phase, sizeof p->phase, "%s", r->phase);
-        p->share = r->share;
-        p->seconds = r->seconds;
+    if (is_due(p, &r)) {
+        snprintf(p->phase, sizeof p->phase, "%s", r.phase);
+        p->share = r.share;
+        p->seconds = r.seconds;
         if (p->mode == CLI_PROGRESS_JSON)
-            print_json(r);
+            print_json(&r);
         else
-            print_line(p, r);
+            print_line(p, &r);
     }
     funlockfile(stderr);
 }

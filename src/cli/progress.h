@@ -10,6 +10,7 @@
 struct cli_progress {
     enum { CLI_PROGRESS_NONE, CLI_PROGRESS_LINE, CLI_PROGRESS_PLAIN, CLI_PROGRESS_JSON } mode;
     bool drawn;              /* a line without an end stands on the terminal */
+    size_t part, parts;      /* of the whole that is reported in parts of equal weight; 0 parts: one */
     char phase[32];          /* of the last report */
     double share, seconds;   /* of the last report that was shown */
 };

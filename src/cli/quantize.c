@@ -1,18 +1,21 @@
 /*
  * quantize.c - `quant quantize`, the main job, and `quant plan`, the same without doing it.
  */
+#include <stdlib.h>
 #include <string.h>
 #include "cli/cli.h"
+#include "cli/outputs.h"
 #include "cli/plan.h"
 
 struct quantize_values {
     struct cli_common common;
     struct cli_recipe recipe;
+    struct cli_list formats;
     const char *output, *work, *report;
-    const char *calibration, *output_type, *embedding_type;
-    struct cli_int samples, seqlen, seed;
+    const char *calibration, *importance, *output_type, *embedding_type;
+    struct cli_int samples, seqlen, seed, max_ram, shard_size;
     struct cli_list include, exclude, layers;
-    bool strict, force, no_verify, dry_run, verbose;
+    bool strict, requantize, resume, force, no_verify, dry_run, verbose;
 };
 
 #define ROW(member, kind, spelling, meta, text) CLI_ROW(struct quantize_values, member, kind, spelling, meta, text)
@@ -20,9 +23,17 @@ struct quantize_values {
 static const struct cli_option output[] = {
     {.name = "output", .letter = 'o', .type = CLI_TEXT, .offset = offsetof(struct quantize_values, output),
      .metavar = "OUT", .help = "what is written: a folder or, for a gguf format, a file"},
+    ROW(formats, LIST, "format", "FORMAT",
+        "what the result is stored as, such as gguf:q4_0 (quant formats lists them); given several times OUT is a "
+        "folder with an entry for each"),
+    ROW(shard_size, SIZE, "shard-size", "SIZE", "most bytes of one file of a folder; default: 5 GB"),
     ROW(report, TEXT, "report", "FILE.json", "everything about the plan and the result as a file"),
     ROW(work, TEXT, "work", "DIR", "folder for finished blocks; default: OUT.partial"),
-    ROW(force, FLAG, "force", NULL, "replace an OUT that is there"),
+    ROW(resume, FLAG, "resume", NULL,
+        "go on where the same command ended, as it does anyway; where there is nothing to go on with it begins"),
+    ROW(force, FLAG, "force", NULL, "replace an OUT that is there, give up finished blocks, begin anew"),
+    ROW(max_ram, SIZE, "max-ram", "SIZE",
+        "most memory, such as 4GiB; activations then lie in files of the work folder (quant plan tells the least)"),
     ROW(no_verify, FLAG, "no-verify", NULL,
         "no perplexity against the source at the end; what was written is read back all the same"),
     ROW(dry_run, FLAG, "dry-run", NULL, "only the plan, as quant plan prints it"),
@@ -31,7 +42,9 @@ static const struct cli_option output[] = {
 
 static const struct cli_option calibration[] = {
     ROW(calibration, TEXT, "calib", "FILE",
-        "calibration text: plain, JSON lines with a key text, or .npy of token ids"),
+        "calibration text: plain, JSON lines with a key text, or .npy of token ids; or a .safetensors of quant calib"),
+    ROW(importance, TEXT, "imatrix", "FILE",
+        "importance matrix of llama.cpp or quant calib (GGUF or .dat), for the block types of GGUF"),
     {.name = "samples", .type = CLI_INT, .offset = offsetof(struct quantize_values, samples), .metavar = "N",
      .least = 1, .words = "all", .help = "windows of the text that are used; default: 128"},
     {.name = "seqlen", .type = CLI_INT, .offset = offsetof(struct quantize_values, seqlen), .metavar = "N", .least = 1,
@@ -48,11 +61,12 @@ static const struct cli_option tensors[] = {
     ROW(output_type, TEXT, "output-type", "TYPE", "type of the output matrix; default: the format's rule"),
     ROW(embedding_type, TEXT, "embedding-type", "TYPE", "type of the embedding; default: the format's rule"),
     ROW(strict, FLAG, "strict", NULL, "no substitution and no fallback: an error instead"),
+    ROW(requantize, FLAG, "requantize", NULL, "take a model that is quantized already by its rounded values"),
 };
 
 static const struct cli_group groups[] = {
     CLI_GROUP("output", output, 0),
-    CLI_RECIPE(offsetof(struct quantize_values, recipe)),
+    CLI_RECIPE_WITHOUT_FORMAT(offsetof(struct quantize_values, recipe)),
     CLI_GROUP("calibration", calibration, 0),
     CLI_GROUP("tensors", tensors, 0),
     CLI_WORK,
@@ -69,9 +83,8 @@ static qnt_quantize_options options_of(struct cli *cli, const struct quantize_va
     return (qnt_quantize_options){.method = v->recipe.method,
                                   .settings = strings(&v->recipe.settings),
                                   .setting_count = v->recipe.settings.count,
-                                  .format = v->recipe.format,
-                                  .output = v->output,
                                   .calibration = v->calibration,
+                                  .importance = v->importance,
                                   .samples = (size_t)v->samples.value,
                                   .seqlen = (size_t)v->seqlen.value,
                                   .all_samples = v->samples.word,
@@ -86,9 +99,11 @@ static qnt_quantize_options options_of(struct cli *cli, const struct quantize_va
                                   .layers = strings(&v->layers),
                                   .layer_count = v->layers.count,
                                   .strict = v->strict,
+                                  .requantize = v->requantize,
                                   .force = v->force,
                                   .no_verify = v->no_verify,
-                                  .work = v->work,
+                                  .max_ram = v->max_ram.value,
+                                  .shard_bytes = v->shard_size.value,
                                   .progress = cli_progress_report,
                                   .progress_user = &cli->progress};
 }
@@ -102,6 +117,10 @@ static int check(struct cli *cli, const struct quantize_values *v, bool dry)
         cli_error("--output OUT is missing; usage: quant quantize MODEL -o OUT");
         return CLI_USAGE;
     }
+    if (v->resume && v->force) {
+        cli_error("--resume goes on with what --force gives up: one of the two");
+        return CLI_USAGE;
+    }
     if (!dry)
         CLI_TRY(cli_place_check(v->output));
     CLI_TRY(cli_report_check(v->report));
@@ -111,38 +130,50 @@ static int check(struct cli *cli, const struct quantize_values *v, bool dry)
     return code;
 }
 
-static int use_plan(struct cli *cli, const struct quantize_values *v, bool dry, qnt_plan *plan)
+static void print(const struct cli_outputs *outputs, const struct quantize_values *v, bool dry)
 {
-    const char *json = NULL;
+    for (size_t i = 0; i < outputs->count; i++) {
+        const struct cli_output *item = &outputs->items[i];
+        if (i)
+            putchar('\n');
+        if (dry)
+            cli_plan_print(item->plan, v->verbose);
+        else
+            cli_plan_print_result(item->plan, item->path);
+    }
+}
+
+static int use_plans(struct cli *cli, const struct quantize_values *v, bool dry, struct cli_outputs *outputs)
+{
+    char *json = NULL;
+    int code;
     if (!dry)
-        CLI_TRY(cli_try(cli, qnt_plan_run(plan)));
+        CLI_TRY(cli_outputs_run(cli, outputs));
     cli_progress_end(&cli->progress);
-    CLI_TRY(cli_try(cli, qnt_plan_report(plan, &json)));
-    CLI_TRY(cli_report_text(cli, v->report, json));
-    if (v->common.json)
+    CLI_TRY(cli_outputs_report(cli, outputs, &json));
+    code = cli_report_text(cli, v->report, json);
+    if (code == CLI_OK && v->common.json)
         puts(json);
-    else if (dry)
-        cli_plan_print(plan, v->verbose);
-    else
-        cli_plan_print_result(plan, v->output, json);
-    return CLI_OK;
+    else if (code == CLI_OK)
+        print(outputs, v, dry);
+    free(json);
+    return code;
 }
 
 static int run(struct cli *cli, const struct quantize_values *v, bool dry)
 {
-    qnt_quantize_options options = options_of(cli, v);
+    struct cli_outputs outputs = {0};
     qnt_model *model = NULL;
-    qnt_plan *plan = NULL;
     int code = check(cli, v, dry);
-    if (dry)
-        options.output = NULL;
+    if (code == CLI_OK)
+        code = cli_outputs_create(&v->formats, dry ? NULL : v->output, v->work, &outputs);
     if (code == CLI_OK)
         code = cli_try(cli, qnt_model_open(cli->ctx, cli->arguments.items[0], &model));
     if (code == CLI_OK)
-        code = cli_try(cli, qnt_plan_create(model, &options, &plan));
+        code = cli_outputs_plan(cli, &outputs, model, options_of(cli, v));
     if (code == CLI_OK)
-        code = use_plan(cli, v, dry, plan);
-    qnt_plan_destroy(plan);
+        code = use_plans(cli, v, dry, &outputs);
+    cli_outputs_free(&outputs);
     qnt_model_close(model);
     return code;
 }

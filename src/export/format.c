@@ -7,17 +7,26 @@
 #include <string.h>
 #include <strings.h>
 #include "base/buffer.h"
+#include "export/folder.h"
 #include "export/gguf.h"
 
 #define GGUF(type, title, file_type)                                                                                   \
     {                                                                                                                  \
-        "gguf:" type, title, false, "gguf:" type, file_type, qnti_gguf_assign, qnti_gguf_export_bytes,                 \
+        "gguf:" type, title, false, NULL, "gguf:" type, file_type, qnti_gguf_assign, qnti_gguf_export_bytes,           \
             qnti_gguf_export_write                                                                                     \
     }
 
+#define FOLDER(name, title, rules)                                                                                     \
+    {                                                                                                                  \
+        name, title, true, rules, name, 0, qnti_folder_assign, qnti_folder_bytes, qnti_folder_write                    \
+    }
+
 const struct qnti_format qnti_formats[] = {
-    {"native", "folder of safetensors with every part of every layer, lossless", true, "native", 0, qnti_native_assign,
-     qnti_native_bytes, qnti_native_folder_write},
+    FOLDER("native", "folder of safetensors with every part of every layer, lossless", &qnti_native_rules),
+    FOLDER("gptq", "GPTQ folder, 2, 3, 4 or 8 bits; version 1 if symmetric, else 2", &qnti_gptq_rules),
+    FOLDER("gptq:v1", "GPTQ folder, version 1 (no zero of 0)", &qnti_gptq_rules),
+    FOLDER("gptq:v2", "GPTQ folder, version 2", &qnti_gptq_rules),
+    FOLDER("awq", "AWQ folder, 4 bits in GEMM order", &qnti_awq_rules),
     GGUF("f32", "GGUF, 32-bit floats", 0),
     GGUF("f16", "GGUF, 16-bit floats", 1),
     GGUF("bf16", "GGUF, bfloat16", 32),

@@ -15,7 +15,7 @@ struct qnti_gguf_item {
     char *name;
     size_t block;                        /* 1 and more: of block block - 1; 0: of none */
     const struct qnti_weight *source;
-    size_t target;                       /* its index; counts where `layout` does */
+    size_t target;                       /* its index, where `source` is a target's */
     const char *layout;                  /* a finished layer that is packed so; NULL: converted from the source */
     const struct qnti_ggml_type *type;
     size_t rank, ne[2];

@@ -139,5 +139,7 @@ qnt_status qnti_gguf_put_model(struct qnti_gguf_file *file)
         QNT_TRY(qnti_gguf_put_string(w, "quant.recipe", e->recipe, strlen(e->recipe)));
     if (e->calibration)
         QNT_TRY(qnti_gguf_put_string(w, "quant.calibration", e->calibration, strlen(e->calibration)));
+    if (e->plan_hash)
+        QNT_TRY(qnti_gguf_put_string(w, "quant.plan", e->plan_hash, strlen(e->plan_hash)));
     return put_architecture(file);
 }

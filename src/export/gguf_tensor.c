@@ -9,7 +9,6 @@
  */
 #include "export/gguf.h"
 
-#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <xxhash.h>
@@ -21,8 +20,6 @@ enum {
     CHUNK_ELEMENTS = 1 << 20,   /* 4 MB of f32 in memory at a time */
     TASK_ELEMENTS = 1 << 15     /* large against a task's cost */
 };
-
-static const float largest_f16 = 65504;
 
 /* --- floats to bytes --- */
 
@@ -36,18 +33,6 @@ struct conversion {
     size_t row_bytes;
     atomic_size_t clamped;      /* numbers beyond f16 */
 };
-
-static size_t clamp_f16(float *x, size_t n)
-{
-    size_t clamped = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (fabsf(x[i]) <= largest_f16)
-            continue;
-        x[i] = copysignf(largest_f16, x[i]);
-        clamped++;
-    }
-    return clamped;
-}
 
 static void store_floats(const struct conversion *t, const float *x, size_t n, void *bytes)
 {
@@ -93,7 +78,7 @@ static qnt_status convert_task(void *arg, size_t index)
     uint8_t *bytes = t->bytes + first * t->row_bytes;
     bool floats = t->grid.form == QNTI_FORM_FLOAT;
     if (!floats || t->grid.float_type == QNT_F16) /* scales and minima of blocks are f16 too */
-        t->clamped += clamp_f16(x, rows * t->cols);
+        t->clamped += qnti_clamp_f16(x, rows * t->cols);
     if (!floats)
         return store_blocks(t, x, rows, bytes);
     store_floats(t, x, rows * t->cols, bytes);
@@ -149,18 +134,19 @@ static qnt_status write_converted(const struct qnti_gguf_item *item, struct qnti
     struct conversion t = {.ctx = item->file->e->ctx, .type = item->type, .cols = item->source->cols,
                            .row_bytes = item->row_bytes};
     size_t chunk = rows_per_chunk(item);
+    struct qnti_weight w = *item->source;
     qnt_status status;
+    if (item->source != &item->file->rope)
+        QNT_TRY(qnti_export_weight(item->file->e, item->target, &w));
     t.rows_per_task = qnti_max(1, TASK_ELEMENTS / t.cols);
     qnti_ggml_grid(qnti_context_kernels(t.ctx), item->type->name, &t.grid);
     QNT_CHECK(QNTI_NEW_RAW(t.ctx, chunk * t.cols, &t.x));
     QNT_CHECK(QNTI_NEW_RAW(t.ctx, chunk * t.row_bytes, &t.bytes));
-    for (size_t first = 0; first < item->source->rows; first += t.rows) {
-        QNT_CHECK(convert_rows(&t, item->source, first, qnti_min(chunk, item->source->rows - first)));
+    for (size_t first = 0; first < w.rows; first += t.rows) {
+        QNT_CHECK(convert_rows(&t, &w, first, qnti_min(chunk, w.rows - first)));
         QNT_CHECK(emit_heads(item, output, t.bytes, t.rows * t.row_bytes));
     }
-    if (t.clamped)
-        qnti_log(t.ctx, QNT_LOG_WARNING, "%s: %zu numbers beyond %g are clamped to it, the largest of f16",
-                 item->source->name, (size_t)t.clamped, (double)largest_f16);
+    qnti_warn_clamped(t.ctx, item->source->name, t.clamped);
 cleanup:
     qnti_free(t.ctx, t.x);
     qnti_free(t.ctx, t.bytes);

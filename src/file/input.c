@@ -104,20 +104,41 @@ static void cut_to_parent(char *path)
         slash[slash == path] = 0;
 }
 
+/* *at, to be freed: the path, or its nearest parent that is there. */
+static qnt_status nearest_existing(qnt_context *ctx, const char *path, char **at)
+{
+    struct stat info;
+    QNT_TRY(qnti_copy_string(ctx, *path ? path : ".", at));
+    while (stat(*at, &info) != 0 && errno == ENOENT && strcmp(*at, ".") && strcmp(*at, "/"))
+        cut_to_parent(*at);
+    return QNT_OK;
+}
+
 qnt_status qnti_free_disk(qnt_context *ctx, const char *path, uint64_t *bytes)
 {
     struct statvfs info;
     char *at;
     qnt_status status = QNT_OK;
-    int result;
-    QNT_TRY(qnti_copy_string(ctx, *path ? path : ".", &at));
-    while ((result = statvfs(at, &info)) != 0 && errno == ENOENT && strcmp(at, ".") && strcmp(at, "/"))
-        cut_to_parent(at);
-    if (result != 0)
+    QNT_TRY(nearest_existing(ctx, path, &at));
+    if (statvfs(at, &info) != 0)
         status = qnti_fail(ctx, QNT_IO, "%s: cannot ask for free disk space: %s", path, strerror(errno));
     else
         *bytes = (uint64_t)info.f_bavail * info.f_frsize;
     qnti_free(ctx, at);
+    return status;
+}
+
+qnt_status qnti_same_disk(qnt_context *ctx, const char *a, const char *b, bool *same)
+{
+    char *at[2] = {NULL, NULL};
+    struct stat info[2];
+    qnt_status status;
+    QNT_CHECK(nearest_existing(ctx, a, &at[0]));
+    QNT_CHECK(nearest_existing(ctx, b, &at[1]));
+    *same = stat(at[0], &info[0]) == 0 && stat(at[1], &info[1]) == 0 && info[0].st_dev == info[1].st_dev;
+cleanup:
+    qnti_free(ctx, at[0]);
+    qnti_free(ctx, at[1]);
     return status;
 }
 

@@ -1,9 +1,11 @@
 /*
  * output.c - files that appear whole or not at all; see output.h.
  *
- * The temporary is `.NAME.partial-PID-K` in the target's folder, so that the
- * last step is one rename inside one file system. A failed write sticks: every
- * later call returns it, and a commit then only cleans up.
+ * The temporary is `.NAME.partial-K` in the target's folder, so that the last
+ * step is one rename inside one file system. It is locked while it is written:
+ * one that nobody holds is what a process that died left, and is removed when
+ * the same target is written again. A failed write sticks: every later call
+ * returns it, and a commit then only cleans up.
  */
 #include "file/output.h"
 
@@ -13,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "file/lock.h"
 
 enum { BUFFER_BYTES = 1 << 20, TEMPORARY_TRIES = 100, TEMPORARY_EXTRA = 64 };
 
@@ -32,15 +35,40 @@ static size_t folder_length(const char *path)
     return slash ? (size_t)(slash - path) + 1 : 0;
 }
 
+/* Removes a temporary that nobody writes any more. */
+static void remove_abandoned(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return;
+    if (qnti_lock_open_file(fd, path))
+        unlink(path);
+    close(fd);
+}
+
+/* -1 with errno; EEXIST: somebody else's. */
+static int create_and_lock(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0 || qnti_lock_open_file(fd, path))
+        return fd;
+    if (errno == EWOULDBLOCK || errno == ENOENT) { /* taken for an abandoned one in between */
+        close(fd);
+        errno = EEXIST;
+        return -1;
+    }
+    return fd; /* a file system without locks */
+}
+
 /* Long names are cut, so that the temporary's fits where the target's does. */
 static qnt_status open_temporary(struct qnti_output *o)
 {
     size_t folder = folder_length(o->path), room = strlen(o->path) + TEMPORARY_EXTRA;
     QNT_TRY(QNTI_NEW(o->ctx, room, &o->temporary));
     for (int k = 0; k < TEMPORARY_TRIES && o->fd < 0; k++) {
-        snprintf(o->temporary, room, "%.*s.%.200s.partial-%ld-%d", (int)folder, o->path, o->path + folder,
-                 (long)getpid(), k);
-        o->fd = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        snprintf(o->temporary, room, "%.*s.%.200s.partial-%d", (int)folder, o->path, o->path + folder, k);
+        remove_abandoned(o->temporary);
+        o->fd = create_and_lock(o->temporary);
         if (o->fd < 0 && errno != EEXIST)
             break;
     }

@@ -35,6 +35,8 @@ qnt_status qnti_map_file(qnt_context *ctx, const char *path, void **map, size_t 
 void qnti_unmap_file(void *map, size_t bytes);
 /* Bytes free on the file system that holds `path` (or its nearest existing parent). */
 qnt_status qnti_free_disk(qnt_context *ctx, const char *path, uint64_t *bytes);
+/* Whether two paths, there or to be made, share that room. */
+qnt_status qnti_same_disk(qnt_context *ctx, const char *a, const char *b, bool *same);
 /* same.c: QNT_INVALID where `output` is `source`, by whatever name, or a file in that folder. */
 qnt_status qnti_refuse_same(qnt_context *ctx, const char *source, const char *output);
 bool qnti_path_exists(const char *path);

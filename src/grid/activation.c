@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <string.h>
+#include "base/number.h"
 
 qnt_status qnti_actquant_create(qnt_context *ctx, const struct qnti_grid *grid, size_t cols, bool fixed,
                                 struct qnti_actquant **out)
@@ -69,76 +70,134 @@ static void apply_fixed(const struct qnti_actquant *act, const float *x, size_t 
     }
 }
 
-/* Columns of a cluster gathered, quantized, scattered; a run of columns is a cluster in place. */
+/* A batch whose tokens each, or all together, get scales of their own. */
 struct dynamic {
+    qnt_context *ctx;
     const struct qnti_actquant *act;
-    struct qnti_numbers *scratch;     /* one row: scales and offsets go here */
-    size_t tokens, stride;            /* that share scales: one, or the batch */
-    float *gathered;                  /* [tokens][cols] */
+    const float *x;                   /* [tokens][stride] */
+    float *y;
+    size_t tokens, cols, stride;
+    size_t shared;                    /* tokens that share scales: one, or the batch */
+    const uint8_t *kept;              /* [cols] or NULL */
     uint32_t *members;                /* [cols], columns of each group one after another */
     size_t *group_start;              /* [groups + 1] */
+    size_t groups;
 };
 
-static void list_groups(const struct qnti_map *map, size_t cols, struct dynamic *d)
+static void list_groups(struct dynamic *d)
 {
-    size_t groups = qnti_map_groups(map, 1, cols), n = 0;
-    for (size_t g = 0; g < groups; g++) {
-        d->group_start[g] = n;
-        for (size_t c = 0; c < cols; c++) {
-            size_t row, group;
-            qnti_map_find(map, cols, 0, c, &row, &group);
-            if (group == g)
-                d->members[n++] = (uint32_t)c;
-        }
+    const struct qnti_map *map = &d->act->grid.map;
+    size_t row, group, n = 0;
+    for (size_t c = 0; c < d->cols; c++) {
+        qnti_map_find(map, d->cols, 0, c, &row, &group);
+        d->group_start[group + 1]++;
     }
-    d->group_start[groups] = n;
+    for (size_t g = 0; g < d->groups; g++)
+        d->group_start[g + 1] += d->group_start[g];
+    for (size_t c = 0; c < d->cols; c++) {
+        qnti_map_find(map, d->cols, 0, c, &row, &group);
+        n = d->group_start[group]++;
+        d->members[n] = (uint32_t)c;
+    }
+    for (size_t g = d->groups; g > 0; g--)
+        d->group_start[g] = d->group_start[g - 1];
+    d->group_start[0] = 0;
 }
 
-static void apply_group(const struct dynamic *d, size_t g, const float *x, const uint8_t *kept, float *y)
+/* Whether column c counts for the range that its value v lies in. */
+static bool counts(const struct dynamic *d, uint32_t c, float v)
 {
-    const struct qnti_grid *grid = &d->act->grid;
-    size_t first = d->group_start[g], n = d->group_start[g + 1] - first, used = 0;
-    float clip = d->act->clip > 0 ? d->act->clip : 1, scale, offset;
-    struct qnti_band band = {.rows = 1};
-    for (size_t t = 0; t < d->tokens; t++)
-        for (size_t i = 0; i < n; i++)
-            if (!kept || !kept[d->members[first + i]])
-                d->gathered[used++] = x[t * d->stride + d->members[first + i]] * clip;
-    if (!used)
-        return;
-    band.x = d->gathered;
-    band.cols = band.stride = used;
-    grid->kind->fit(grid, &band, d->scratch, 0, g, NULL, 0);
-    scale = d->scratch->scale->value[g];
-    offset = d->scratch->offset ? d->scratch->offset->value[g] : grid->offset;
-    for (size_t t = 0; t < d->tokens; t++)
+    return !d->kept || !d->kept[c] || (d->act->range_of_kept && fabsf(v) < d->act->threshold);
+}
+
+/* The group's numbers of `shared` tokens from token t on, gathered; returns how many count. */
+static size_t gather(const struct dynamic *d, size_t t, size_t first, size_t n, float *gathered)
+{
+    float clip = d->act->clip > 0 ? d->act->clip : 1;
+    size_t used = 0;
+    for (size_t k = 0; k < d->shared; k++)
         for (size_t i = 0; i < n; i++) {
             uint32_t c = d->members[first + i];
-            round_run(grid, 1, x + t * d->stride + c, scale, offset, kept ? kept + c : NULL, y + t * d->stride + c);
+            float v = d->x[(t + k) * d->stride + c];
+            if (counts(d, c, v))
+                gathered[used++] = v * clip;
+        }
+    return used;
+}
+
+static void apply_group(const struct dynamic *d, size_t t, size_t g, float *gathered, struct qnti_numbers *scratch)
+{
+    const struct qnti_grid *grid = &d->act->grid;
+    size_t first = d->group_start[g], n = d->group_start[g + 1] - first, run = n ? n : 1;
+    size_t used = gather(d, t, first, n, gathered);
+    struct qnti_band band = {.x = gathered, .rows = 1, .cols = used, .stride = used};
+    float scale, offset;
+    if (!used)
+        return;
+    grid->kind->fit(grid, &band, scratch, 0, g, NULL, 0);
+    scale = scratch->scale->value[g];
+    offset = scratch->offset ? scratch->offset->value[g] : grid->offset;
+    if (d->members[first + n - 1] - d->members[first] != n - 1)
+        run = 1; /* a cluster, not a run of columns */
+    for (size_t k = 0; k < d->shared; k++)
+        for (size_t i = 0; i < n; i += run) {
+            uint32_t c = d->members[first + i];
+            size_t at = (t + k) * d->stride + c;
+            round_run(grid, run, d->x + at, scale, offset, d->kept ? d->kept + c : NULL, d->y + at);
         }
 }
 
-static qnt_status apply_dynamic(qnt_context *ctx, const struct qnti_actquant *act, const float *x, size_t tokens,
-                                size_t cols, size_t stride, float *y, const uint8_t *kept)
+enum { TOKENS_PER_TASK = 16 };
+
+static qnt_status apply_tokens(void *arg, size_t index)
 {
-    bool batch = act->grid.map.kind == QNTI_MAP_TILES && act->grid.map.rows == 0;
-    struct dynamic d = {.act = act, .tokens = batch ? tokens : 1, .stride = stride};
-    size_t groups = qnti_map_groups(&act->grid.map, 1, cols);
+    const struct dynamic *d = arg;
+    size_t per_task = qnti_max(d->shared, TOKENS_PER_TASK), end = qnti_min(d->tokens, (index + 1) * per_task);
+    struct qnti_numbers *scratch = NULL; /* one row: scales and offsets go here */
+    float *gathered = NULL;
     qnt_status status;
-    QNT_CHECK(qnti_numbers_create(ctx, &act->grid, 1, cols, &d.scratch));
-    QNT_CHECK(QNTI_NEW(ctx, cols * d.tokens, &d.gathered));
-    QNT_CHECK(QNTI_NEW(ctx, cols, &d.members));
-    QNT_CHECK(QNTI_NEW(ctx, groups + 1, &d.group_start));
-    list_groups(&act->grid.map, cols, &d);
-    for (size_t t = 0; t < tokens; t += d.tokens)
-        for (size_t g = 0; g < groups; g++)
-            apply_group(&d, g, x + t * stride, kept, y + t * stride);
+    QNT_CHECK(qnti_numbers_create(d->ctx, &d->act->grid, 1, d->cols, &scratch));
+    QNT_CHECK(QNTI_NEW_RAW(d->ctx, d->cols * d->shared, &gathered));
+    for (size_t t = index * per_task; t < end; t += d->shared)
+        for (size_t g = 0; g < d->groups; g++)
+            apply_group(d, t, g, gathered, scratch);
 cleanup:
-    qnti_numbers_free(ctx, d.scratch);
-    qnti_free(ctx, d.gathered);
-    qnti_free(ctx, d.members);
-    qnti_free(ctx, d.group_start);
+    qnti_numbers_free(d->ctx, scratch);
+    qnti_free(d->ctx, gathered);
     return status;
+}
+
+static qnt_status apply_dynamic(struct dynamic *d)
+{
+    const struct qnti_map *map = &d->act->grid.map;
+    bool batch = map->kind == QNTI_MAP_TILES && map->rows == 0;
+    qnt_status status;
+    if (!d->tokens)
+        return QNT_OK;
+    d->shared = batch ? d->tokens : 1;
+    d->groups = qnti_map_groups(map, 1, d->cols);
+    QNT_CHECK(QNTI_NEW_RAW(d->ctx, d->cols, &d->members));
+    QNT_CHECK(QNTI_NEW(d->ctx, d->groups + 1, &d->group_start));
+    list_groups(d);
+    status = qnti_parallel(d->ctx, qnti_ceil_div(d->tokens, qnti_max(d->shared, TOKENS_PER_TASK)), apply_tokens, d);
+cleanup:
+    qnti_free(d->ctx, d->members);
+    qnti_free(d->ctx, d->group_start);
+    return status;
+}
+
+/* The batch as its quantizer takes it: rounded to its type; columns beyond the threshold marked. */
+static void take_batch(const struct qnti_actquant *act, const float *x, size_t tokens, size_t cols, size_t stride,
+                       float *y)
+{
+    for (size_t t = 0; t < tokens; t++) {
+        const float *from = x + t * stride;
+        float *to = y + t * stride;
+        if (act->input_type == QNT_F32 && from != to)
+            memcpy(to, from, cols * sizeof *to);
+        for (size_t c = 0; act->input_type != QNT_F32 && c < cols; c++)
+            to[c] = qnti_round_to(act->input_type, from[c]);
+    }
 }
 
 qnt_status qnti_actquant_apply(qnt_context *ctx, const struct qnti_actquant *act, const float *x, size_t tokens,
@@ -146,23 +205,23 @@ qnt_status qnti_actquant_apply(qnt_context *ctx, const struct qnti_actquant *act
 {
     uint8_t *marks = NULL;
     qnt_status status = QNT_OK;
+    take_batch(act, x, tokens, cols, stride, y);
     if (act->threshold > 0) {
         QNT_CHECK(QNTI_NEW(ctx, cols, &marks));
-        mark_kept(act->threshold, x, tokens, cols, stride, marks);
+        mark_kept(act->threshold, y, tokens, cols, stride, marks);
         if (kept)
             memcpy(kept, marks, cols);
     }
-    if (x != y)
-        for (size_t t = 0; t < tokens; t++)
-            memcpy(y + t * stride, x + t * stride, cols * sizeof *y);
     if (act->grid.form == QNTI_FORM_FLOAT) {
         for (size_t t = 0; t < tokens; t++)
-            round_run(&act->grid, cols, x + t * stride, 1, 0, marks, y + t * stride);
+            round_run(&act->grid, cols, y + t * stride, 1, 0, marks, y + t * stride);
     } else if (act->fixed) {
         for (size_t t = 0; t < tokens; t++)
-            apply_fixed(act, x + t * stride, cols, marks, y + t * stride);
+            apply_fixed(act, y + t * stride, cols, marks, y + t * stride);
     } else {
-        QNT_CHECK(apply_dynamic(ctx, act, x, tokens, cols, stride, y, marks));
+        struct dynamic d = {.ctx = ctx, .act = act, .x = y, .y = y, .tokens = tokens, .cols = cols, .stride = stride,
+                            .kept = marks};
+        QNT_CHECK(apply_dynamic(&d));
     }
 cleanup:
     qnti_free(ctx, marks);

@@ -19,7 +19,9 @@ struct qnti_actquant {
     size_t window;                    /* of a cache: so many last tokens stay as they are */
     bool before_rope;                 /* of a cache: keys are quantized before they are rotated */
     float clip;                       /* the range is multiplied by it; 0 means 1 */
+    qnt_dtype input_type;             /* inputs are rounded to it first; QNT_F32: not */
     float threshold;                  /* columns with a magnitude of at least this stay as they are; 0: none */
+    bool range_of_kept;               /* what is below the threshold in such a column still counts for the range */
 };
 
 qnt_status qnti_actquant_create(qnt_context *ctx, const struct qnti_grid *grid, size_t cols, bool fixed,

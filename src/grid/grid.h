@@ -73,6 +73,7 @@ struct qnti_grid {
     bool integer_offset;          /* offsets are integers 0 .. levels - 1, stored in `bits` bits */
     bool constant_offset;         /* one offset for all, known from the grid: not stored */
     float offset;                 /* that one */
+    bool signed_codes;            /* codes are shown, and stored by formats of signed integers, as code - offset */
     const struct qnti_grid *scale_grid, *offset_grid;  /* scales, offsets that are codes themselves */
     const float *table;           /* QNTI_FORM_CODEBOOK: [levels] known from the grid, not stored; or NULL: */
     unsigned codebook_size;       /* levels of a stored codebook */

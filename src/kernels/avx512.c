@@ -102,6 +102,8 @@ const struct qnti_kernels qnti_kernels_avx512 = {
     .min_round = min_round,
     .min_value = min_value,
     .axpy = axpy,
+    .mix = mix,
+    .dots = dots,
     .pack = pack,
     .unpack = unpack,
 };

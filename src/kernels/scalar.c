@@ -97,6 +97,21 @@ void qnti_scalar_axpy(size_t n, float a, const float *x, float *y)
         y[i] += a * x[i];
 }
 
+void qnti_scalar_mix(size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x, size_t ldx, float *y,
+                     size_t ldy)
+{
+    for (size_t a = 0; a < m; a++)
+        for (size_t b = 0; b < k; b++)
+            qnti_scalar_axpy(n, c[a * ldc + b], x + b * ldx, y + a * ldy);
+}
+
+void qnti_scalar_dots(size_t n, size_t m, const float *x, size_t ldx, const float *y, size_t ldy, float *sum)
+{
+    for (size_t a = 0; a < m; a++)
+        for (size_t i = 0; i < n; i++)
+            sum[i] += x[a * ldx + i] * y[a * ldy + i];
+}
+
 void qnti_scalar_pack(size_t n, unsigned bits, const uint16_t *code, uint8_t *bytes)
 {
     uint32_t mask = (1u << bits) - 1u, held = 0;
@@ -137,6 +152,8 @@ const struct qnti_kernels qnti_kernels_scalar = {
     .min_round = qnti_scalar_min_round,
     .min_value = qnti_scalar_min_value,
     .axpy = qnti_scalar_axpy,
+    .mix = qnti_scalar_mix,
+    .dots = qnti_scalar_dots,
     .pack = qnti_scalar_pack,
     .unpack = qnti_scalar_unpack,
 };

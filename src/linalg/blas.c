@@ -5,8 +5,8 @@
 
 #include <cblas.h>
 
-/* Tile of C: large enough that packing the operands is a few percent, small enough to keep threads busy. */
-enum { TILE_ROWS = 256, TILE_COLS = 512 };
+/* Tile of C: large enough that packing the operands is a few percent; smaller where that keeps threads busy. */
+enum { MOST_ROWS = 1024, MOST_COLS = 2048, LEAST_TILE = 64, LEAST_TILES = 8, STEP = 16 };
 
 void qnti_gemm_one(const struct qnti_gemm *g)
 {
@@ -17,14 +17,39 @@ void qnti_gemm_one(const struct qnti_gemm *g)
                 (int)g->ldc);
 }
 
+struct tiles {
+    const struct qnti_gemm *g;
+    size_t rows, cols, across;   /* of a tile; tiles in a row of them */
+};
+
+/* n cut into equal parts of at most `most`. */
+static size_t part(size_t n, size_t most)
+{
+    return qnti_ceil_div(qnti_ceil_div(n, qnti_ceil_div(n, most)), STEP) * STEP;
+}
+
+/* Halves the longer side until there are tiles enough; returns how many. */
+static size_t cut(const struct qnti_gemm *g, struct tiles *t)
+{
+    size_t rows = qnti_min(MOST_ROWS, g->m), cols = qnti_min(MOST_COLS, g->n);
+    while (qnti_ceil_div(g->m, rows) * qnti_ceil_div(g->n, cols) < LEAST_TILES && qnti_max(rows, cols) > LEAST_TILE)
+        if (rows < cols)
+            cols = qnti_ceil_div(cols, 2);
+        else
+            rows = qnti_ceil_div(rows, 2);
+    *t = (struct tiles){g, part(g->m, rows), part(g->n, cols), 0};
+    t->across = qnti_ceil_div(g->n, t->cols);
+    return t->across * qnti_ceil_div(g->m, t->rows);
+}
+
 static qnt_status gemm_tile(void *arg, size_t index)
 {
-    const struct qnti_gemm *g = arg;
-    size_t across = qnti_ceil_div(g->n, TILE_COLS);
-    size_t row = index / across * TILE_ROWS, col = index % across * TILE_COLS;
+    const struct tiles *t = arg;
+    const struct qnti_gemm *g = t->g;
+    size_t row = index / t->across * t->rows, col = index % t->across * t->cols;
     struct qnti_gemm tile = *g;
-    tile.m = qnti_min(TILE_ROWS, g->m - row);
-    tile.n = qnti_min(TILE_COLS, g->n - col);
+    tile.m = qnti_min(t->rows, g->m - row);
+    tile.n = qnti_min(t->cols, g->n - col);
     tile.a += g->transpose_a ? row : row * g->lda;
     tile.b += g->transpose_b ? col * g->ldb : col;
     tile.c += row * g->ldc + col;
@@ -34,6 +59,8 @@ static qnt_status gemm_tile(void *arg, size_t index)
 
 qnt_status qnti_gemm_parallel(qnt_context *ctx, const struct qnti_gemm *g)
 {
-    struct qnti_gemm copy = *g;
-    return qnti_parallel(ctx, qnti_ceil_div(g->m, TILE_ROWS) * qnti_ceil_div(g->n, TILE_COLS), gemm_tile, &copy);
+    struct tiles t;
+    if (g->m == 0 || g->n == 0)
+        return QNT_OK;
+    return qnti_parallel(ctx, cut(g, &t), gemm_tile, &t);
 }

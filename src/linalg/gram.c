@@ -1,44 +1,32 @@
 /*
- * gram.c - tiled sums of outer products.
+ * gram.c - banded sums of outer products.
  */
 #include "linalg/gram.h"
 
 #include <cblas.h>
+#include <string.h>
 
-enum { TILE = 512, CHUNK_TOKENS = 2048 };
+enum { BAND = 512, STRIP = 2048, STRIP_STEP = 64, CHUNK_TOKENS = 2048, TILE = 16 };
 
-static size_t tile_size(const struct qnti_gram *g, size_t i)
+static size_t band_rows(const struct qnti_gram *g, size_t i)
 {
-    return qnti_min(TILE, g->n - i * TILE);
+    return qnti_min(BAND, g->n - i * BAND);
 }
 
-/* Row and column of tile `index`. */
-static void tile_place(const struct qnti_gram *g, size_t index, size_t *i, size_t *j)
+/* Columns that band i keeps. */
+static size_t band_width(const struct qnti_gram *g, size_t i)
 {
-    if (!g->symmetric) {
-        *i = index / g->across;
-        *j = index % g->across;
-        return;
-    }
-    for (*i = 0; index > *i; ++*i)
-        index -= *i + 1;
-    *j = index;
+    return g->symmetric ? i * BAND + band_rows(g, i) : g->n;
 }
 
 qnt_status qnti_gram_create(qnt_context *ctx, size_t n, bool symmetric, struct qnti_gram **gram)
 {
     struct qnti_gram *g;
     QNT_TRY(QNTI_NEW(ctx, 1, &g));
-    g->n = n;
-    g->symmetric = symmetric;
-    g->across = qnti_ceil_div(n, TILE);
-    g->tile_count = symmetric ? g->across * (g->across + 1) / 2 : g->across * g->across;
-    qnt_status status = QNTI_NEW(ctx, g->tile_count, &g->tiles);
-    for (size_t t = 0; status == QNT_OK && t < g->tile_count; t++) {
-        size_t i, j;
-        tile_place(g, t, &i, &j);
-        status = QNTI_NEW(ctx, tile_size(g, i) * tile_size(g, j), &g->tiles[t]);
-    }
+    *g = (struct qnti_gram){.ctx = ctx, .n = n, .symmetric = symmetric, .bands = qnti_ceil_div(n, BAND)};
+    qnt_status status = QNTI_NEW(ctx, g->bands, &g->band);
+    for (size_t i = 0; status == QNT_OK && i < g->bands; i++)
+        status = qnti_alloc(ctx, band_width(g, i), band_rows(g, i) * sizeof **g->band, (void **)&g->band[i]);
     if (status != QNT_OK) {
         qnti_gram_free(ctx, g);
         return status;
@@ -51,75 +39,154 @@ void qnti_gram_free(qnt_context *ctx, struct qnti_gram *g)
 {
     if (!g)
         return;
-    for (size_t t = 0; g->tiles && t < g->tile_count; t++)
-        qnti_free(ctx, g->tiles[t]);
-    qnti_free(ctx, g->tiles);
+    for (size_t i = 0; g->band && i < g->bands; i++)
+        qnti_free(ctx, g->band[i]);
+    qnti_free(ctx, g->band);
     qnti_free(ctx, g);
 }
 
+/* Columns [begin, begin + width) of a band: a product of its own, wide enough that packing is a few percent. */
+struct strip {
+    size_t band, begin, width;
+    bool diagonal;             /* the block on the diagonal of a symmetric one, by syrk */
+};
+
+/* Strips of band i beside the diagonal block. */
+static size_t strips_beside(const struct qnti_gram *g, size_t i)
+{
+    return qnti_ceil_div(g->symmetric ? i * BAND : g->n, STRIP);
+}
+
+static size_t strips(const struct qnti_gram *g)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < g->bands; i++)
+        n += strips_beside(g, i) + g->symmetric;
+    return n;
+}
+
+/* The last bands come first: the largest pieces of work. */
+static struct strip strip_at(const struct qnti_gram *g, size_t index)
+{
+    size_t i = g->bands - 1, beside, width, share;
+    for (; index >= strips_beside(g, i) + g->symmetric; i--)
+        index -= strips_beside(g, i) + g->symmetric;
+    beside = strips_beside(g, i);
+    if (index == beside)
+        return (struct strip){i, i * BAND, band_rows(g, i), true};
+    width = g->symmetric ? i * BAND : g->n;
+    share = qnti_ceil_div(qnti_ceil_div(width, beside), STRIP_STEP) * STRIP_STEP;
+    return (struct strip){i, index * share, qnti_min(share, width - index * share), false};
+}
+
 struct add_task {
-    qnt_context *ctx;
     struct qnti_gram *gram;
     const float *y, *x;
     size_t tokens;
 };
 
-static qnt_status add_tile(void *arg, size_t index)
+static void add_product(struct qnti_gram *g, const struct strip *s, const float *product)
+{
+    size_t width = band_width(g, s->band);
+    for (size_t r = 0; r < band_rows(g, s->band); r++) {
+        double *sum = g->band[s->band] + r * width + s->begin;
+        const float *row = product + r * s->width;
+        for (size_t c = 0; c < (s->diagonal ? r + 1 : s->width); c++)
+            sum[c] += (double)row[c];
+    }
+}
+
+static qnt_status add_strip(void *arg, size_t index)
 {
     const struct add_task *t = arg;
     struct qnti_gram *g = t->gram;
-    double *sum = g->tiles[index];
-    size_t i, j, rows, cols;
+    struct strip s = strip_at(g, index);
+    int rows = (int)band_rows(g, s.band), width = (int)s.width, n = (int)g->n;
     float *product;
-    tile_place(g, index, &i, &j);
-    rows = tile_size(g, i);
-    cols = tile_size(g, j);
-    QNT_TRY(QNTI_NEW(t->ctx, rows * cols, &product));
+    QNT_TRY(qnti_alloc_raw(g->ctx, s.width, (size_t)rows * sizeof *product, (void **)&product));
     for (size_t done = 0; done < t->tokens; done += CHUNK_TOKENS) {
-        int k = (int)qnti_min(CHUNK_TOKENS, t->tokens - done), n = (int)g->n;
-        const float *y = t->y + done * g->n + i * TILE, *x = t->x + done * g->n + j * TILE;
-        if (g->symmetric && i == j)
-            cblas_ssyrk(CblasRowMajor, CblasLower, CblasTrans, (int)rows, k, 1, x, n, 0, product, (int)rows);
+        int k = (int)qnti_min(CHUNK_TOKENS, t->tokens - done);
+        const float *y = t->y + done * g->n + s.band * BAND, *x = t->x + done * g->n + s.begin;
+        if (s.diagonal)
+            cblas_ssyrk(CblasRowMajor, CblasLower, CblasTrans, rows, k, 1, x, n, 0, product, width);
         else
-            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)rows, (int)cols, k, 1, y, n, x, n, 0, product,
-                        (int)cols);
-        for (size_t e = 0; e < rows * cols; e++)
-            sum[e] += (double)product[e];
+            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, rows, width, k, 1, y, n, x, n, 0, product, width);
+        add_product(g, &s, product);
     }
-    qnti_free(t->ctx, product);
+    qnti_free(g->ctx, product);
     return QNT_OK;
 }
 
 qnt_status qnti_gram_add(qnt_context *ctx, struct qnti_gram *gram, const float *y, const float *x, size_t tokens)
 {
-    struct add_task task = {ctx, gram, y, x, tokens};
-    return tokens ? qnti_parallel(ctx, gram->tile_count, add_tile, &task) : QNT_OK;
+    struct add_task task = {gram, y, x, tokens};
+    return tokens ? qnti_parallel(ctx, strips(gram), add_strip, &task) : QNT_OK;
 }
 
 void qnti_gram_merge(struct qnti_gram *g, const struct qnti_gram *other)
 {
-    for (size_t t = 0; t < g->tile_count; t++) {
-        size_t i, j;
-        tile_place(g, t, &i, &j);
-        for (size_t e = 0; e < tile_size(g, i) * tile_size(g, j); e++)
-            g->tiles[t][e] += other->tiles[t][e];
-    }
+    for (size_t i = 0; i < g->bands; i++)
+        for (size_t e = 0; e < band_rows(g, i) * band_width(g, i); e++)
+            g->band[i][e] += other->band[i][e];
 }
 
-void qnti_gram_read(const struct qnti_gram *g, double factor, float *matrix)
+/* Where row r is kept, and how many of its numbers. */
+static double *kept_row(const struct qnti_gram *g, size_t r, size_t *count)
 {
-    for (size_t t = 0; t < g->tile_count; t++) {
-        size_t i, j;
-        tile_place(g, t, &i, &j);
-        for (size_t r = 0; r < tile_size(g, i); r++)
-            for (size_t c = 0; c < tile_size(g, j); c++) {
-                size_t row = i * TILE + r, col = j * TILE + c;
-                float value = (float)(factor * g->tiles[t][r * tile_size(g, j) + c]);
-                if (g->symmetric && col > row)
-                    continue; /* the upper half of a diagonal tile is not kept */
-                matrix[row * g->n + col] = value;
-                if (g->symmetric)
-                    matrix[col * g->n + row] = value;
-            }
+    *count = g->symmetric ? r + 1 : g->n;
+    return g->band[r / BAND] + r % BAND * band_width(g, r / BAND);
+}
+
+size_t qnti_gram_row(const struct qnti_gram *g, size_t r, double *row)
+{
+    size_t count;
+    const double *kept = kept_row(g, r, &count);
+    memcpy(row, kept, count * sizeof *row);
+    return count;
+}
+
+size_t qnti_gram_set_row(struct qnti_gram *g, size_t r, const double *row)
+{
+    size_t count;
+    double *kept = kept_row(g, r, &count);
+    memcpy(kept, row, count * sizeof *row);
+    return count;
+}
+
+struct read_task {
+    const struct qnti_gram *gram;
+    double factor;
+    float *matrix;
+};
+
+/* A tile of rows from r on, columns from c on; of a symmetric one also its mirror image. */
+static void read_tile(const struct read_task *t, size_t r, size_t c)
+{
+    const struct qnti_gram *g = t->gram;
+    size_t rows = qnti_min(TILE, g->n - r), cols = qnti_min(TILE, g->n - c), count;
+    float tile[TILE][TILE];
+    for (size_t i = 0; i < rows; i++) {
+        const double *row = kept_row(g, r + i, &count) + c;
+        for (size_t j = 0; j < cols; j++)
+            tile[i][j] = (float)(t->factor * row[j]);
+        memcpy(t->matrix + (r + i) * g->n + c, tile[i], cols * sizeof **tile);
     }
+    for (size_t j = 0; g->symmetric && j < cols; j++)
+        for (size_t i = c + j > r ? c + j - r : 0; i < rows; i++)
+            t->matrix[(c + j) * g->n + r + i] = tile[i][j];
+}
+
+static qnt_status read_rows(void *arg, size_t index)
+{
+    const struct read_task *t = arg;
+    size_t r = index * TILE;
+    for (size_t c = 0; c < (t->gram->symmetric ? r + 1 : t->gram->n); c += TILE)
+        read_tile(t, r, c);
+    return QNT_OK;
+}
+
+qnt_status qnti_gram_read(const struct qnti_gram *gram, double factor, float *matrix)
+{
+    struct read_task t = {gram, factor, matrix};
+    return qnti_parallel(gram->ctx, qnti_ceil_div(gram->n, TILE), read_rows, &t);
 }

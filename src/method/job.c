@@ -8,10 +8,13 @@
 #include <string.h>
 #include "base/kernels.h"
 #include "linalg/factor.h"
+#include "method/recipe.h"
 #include "solve/solve.h"
+#include "transform/fold.h"
 
-qnt_status qnti_job_grid(struct qnti_job *job, const struct qnti_affine_params *p, struct qnti_grid *grid)
+qnt_status qnti_job_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid)
 {
+    const struct qnti_affine_params *p = params;
     if (qnti_layout_grid(job->layout, job->kernels, grid))
         return QNT_OK;
     if (p->sym && p->sym_grid == 1 && p->bits == 1)
@@ -40,20 +43,27 @@ qnt_status qnti_affine_check(qnt_context *ctx, const char *method, const struct 
     return QNT_OK;
 }
 
-/* Importance counts only on grids whose own search uses it. */
-static bool importance_counts(const struct qnti_job *job)
+qnt_status qnti_job_weights_grid(struct qnti_job *job, struct qnti_grid *grid)
 {
-    return job->importance && job->layout && job->layout->ggml;
+    const struct qnti_method *method = job->weights->method;
+    if (!method->grid)
+        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "the grid of method %s is not known before its weights",
+                         method->name);
+    return method->grid(job, job->weights->params, grid);
+}
+
+const float *qnti_job_grid_importance(const struct qnti_job *job)
+{
+    return job->layout && job->layout->ggml ? job->importance : NULL;
 }
 
 qnt_status qnti_round_to_nearest(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q)
 {
-    bool weighted = importance_counts(job);
+    const float *importance = qnti_job_grid_importance(job);
     QNT_TRY(qnti_qlinear_one_segment(q));
     if (!q->segments[0].weight)
         QNT_TRY(qnti_segment_fill(q, &q->segments[0], grid));
-    return qnti_nearest(job->ctx, job->weight, weighted ? job->importance : NULL, weighted ? job->row_power : NULL,
-                        q->segments[0].weight);
+    return qnti_nearest(job->ctx, job->weight, importance, importance ? job->row_power : NULL, q->segments[0].weight);
 }
 
 qnt_status qnti_fall_back(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q, const char *why)
@@ -107,11 +117,23 @@ static qnt_status transform_hessian(struct qnti_job *job, size_t n)
     return QNT_OK;
 }
 
+/* What a stage read of the inputs before they were transformed. */
+static void forget_hessian(struct qnti_job *job)
+{
+    qnti_free(job->ctx, job->hessian);
+    qnti_free(job->ctx, job->dead);
+    qnti_free(job->ctx, job->factor);
+    job->hessian = job->factor = NULL;
+    job->dead = NULL;
+    job->dead_count = 0;
+}
+
 qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform *t)
 {
     size_t n;
     float *moved;
     job->transform = t;
+    forget_hessian(job);
     if (!job->importance)
         return QNT_OK;
     n = job->calib->in;
@@ -272,6 +294,76 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross)
         return qnti_fail(job->ctx, QNT_UNSUPPORTED, "asymmetric calibration behind a transform is not known");
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, cross));
     qnti_gram_read(job->calib->cross, 2.0 / (double)job->calib->tokens, *cross);
+    return QNT_OK;
+}
+
+qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x)
+{
+    const uint32_t *map = job->producer ? job->producer->map : NULL;
+    size_t in = job->calib->in;
+    struct {
+        float sum, most, count;
+    } *rows;
+    if (!map)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW(job->ctx, job->producer->rows, &rows));
+    for (size_t c = 0; c < in; c++) {
+        rows[map[c]].sum += x[c];
+        rows[map[c]].most = fmaxf(rows[map[c]].most, x[c]);
+        rows[map[c]].count++;
+    }
+    for (size_t c = 0; c < in; c++)
+        x[c] = how == QNTI_TIE_MEAN ? rows[map[c]].sum / rows[map[c]].count : rows[map[c]].most;
+    qnti_free(job->ctx, rows);
+    return QNT_OK;
+}
+
+qnt_status qnti_job_magnitudes(struct qnti_job *job, float *most, float *mean)
+{
+    const struct qnt_calib *calib = job->calib;
+    if (!calib || !calib->tokens)
+        return qnti_fail(job->ctx, QNT_NOT_FOUND, "no calibration token reached the layer");
+    for (size_t c = 0; c < calib->in; c++) {
+        const struct qnti_channel_moments *m = &calib->moments[c];
+        if (most)
+            most[c] = fmaxf(fabsf(m->least), fabsf(m->greatest));
+        if (mean)
+            mean[c] = (float)(m->sum_abs / (double)calib->tokens);
+    }
+    return QNT_OK;
+}
+
+/* The largest magnitude of x' = (x - shift) / scale over all tokens and channels. */
+static float largest_input(const struct qnti_job *job)
+{
+    const struct qnti_transform *t = job->transform;
+    float most = 0;
+    for (size_t c = 0; c < job->calib->in; c++) {
+        const struct qnti_channel_moments *m = &job->calib->moments[c];
+        float z = t && t->shift ? t->shift[c] : 0, s = t && t->scale ? t->scale[c] : 1;
+        most = fmaxf(most, fmaxf(fabsf(m->least - z), fabsf(m->greatest - z)) / s);
+    }
+    return most;
+}
+
+qnt_status qnti_job_quantize_inputs(struct qnti_job *job, unsigned bits, bool per_token, bool fixed, qnt_qlinear *q)
+{
+    struct qnti_grid grid = qnti_affine_grid(job->kernels, bits, 0, QNT_F32);
+    float most;
+    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
+    grid.offset = (float)(1u << (bits - 1));
+    grid.map.rows = per_token;
+    QNT_TRY(qnti_actquant_create(job->ctx, &grid, q->in, fixed, &q->act));
+    if (!fixed)
+        return QNT_OK;
+    if (!job->calib || !job->calib->tokens)
+        return qnti_fail(job->ctx, QNT_INVALID, "layer %s: a fixed scale of the activations needs calibration",
+                         q->name);
+    if (job->transform && job->transform->rotation.block)
+        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "layer %s: the range of rotated inputs is not known", q->name);
+    most = largest_input(job);
+    grid.kind->fit(&q->act->grid, &(struct qnti_band){.x = &most, .rows = 1, .cols = 1, .stride = 1}, q->act->fixed, 0,
+                   0, NULL, 0);
     return QNT_OK;
 }
 

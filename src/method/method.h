@@ -17,10 +17,15 @@
 struct qnti_job;
 struct qnti_unit;
 
-/* What a method does in a stage, to each layer for itself or to all layers of its unit at once; at most one of them. */
+/*
+ * What a method does in a stage: to each layer for itself, to all layers of its unit at once, or, a transform, to what
+ * the layers of a site share; at most one of them.
+ */
 struct qnti_stage_functions {
     qnt_status (*layer)(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q);
     qnt_status (*unit)(struct qnti_job *job, const qnt_layer *layers, size_t count, qnt_qlinear **q);
+    /* Chooses the transform of the site's input; its parts are allocated, *t is empty before. */
+    qnt_status (*transform)(struct qnti_job *job, const qnt_layer *layers, size_t count, struct qnti_transform *t);
 };
 
 enum qnti_scope { QNTI_SCOPE_LAYER, QNTI_SCOPE_SITE, QNTI_SCOPE_BLOCK, QNTI_SCOPE_MODEL };
@@ -37,8 +42,12 @@ struct qnti_method {
     /* Parameters that exclude each other; may be NULL. */
     qnt_status (*check)(qnt_context *ctx, const void *params);
     struct qnti_stage_functions stages[QNTI_STAGES];
-    /* A correct stage that these parameters switch off is not offered; NULL: always on. */
-    bool (*corrects)(const void *params);
+    /* A stage that these parameters switch off is not offered; NULL: all of them are always on. */
+    bool (*offers)(const void *params, enum qnti_stage stage);
+    /* Bits a weight of a layer of that width, where `bits`, `group_size` and `sym` do not say it; may be NULL. */
+    double (*bits)(const void *params, size_t in);
+    /* The grid on which the weights stage chooses codes, a format's too; NULL: the method has one of its own. */
+    qnt_status (*grid)(struct qnti_job *job, const void *params, struct qnti_grid *grid);
 };
 
 /* The registry, in listing order, NULL behind the last. */
@@ -84,7 +93,11 @@ struct qnti_job {
     const void *params;                  /* of the method whose stage runs */
     const struct qnti_layout *layout;    /* target; NULL: none */
     const struct qnt_calib *calib;
-    const struct qnti_unit *unit;        /* whose layers these are: the loss of a search is taken behind it */
+    const struct qnti_recipe_step *weights; /* who fills the weights */
+    const struct qnti_unit *unit;        /* whose layers these are: a search may take its loss behind it; or NULL */
+    const float *samples;                /* [sample_count][in] inputs of the unit, in sequences of `sequence` */
+    size_t sample_count, sequence;
+    const qnt_producer *producer;       /* what the transform is folded into; NULL: it stays at run time */
     const struct qnti_transform *transform; /* of the site, once it is chosen; NULL: none */
     float *weight;                       /* (out, in) f32 of the layer in hand, in the coordinates that are quantized */
     float *importance;                   /* [in] mean of x^2, or NULL */
@@ -107,8 +120,15 @@ enum qnti_order { QNTI_ORDER_NATURAL, QNTI_ORDER_ACT, QNTI_ORDER_GROUP_AWARE };
 /* Combinations of the affine parameters that make no grid. */
 qnt_status qnti_affine_check(qnt_context *ctx, const char *method, const struct qnti_affine_params *p);
 
-/* The grid of the weights stage: the format's, or affine by the parameters in the format's scale type. */
-qnt_status qnti_job_grid(struct qnti_job *job, const struct qnti_affine_params *p, struct qnti_grid *grid);
+/*
+ * The grid of the weights stage: the format's, or affine by the parameters in the format's scale type. `params` is a
+ * struct qnti_affine_params, or begins with one.
+ */
+qnt_status qnti_job_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid);
+/* The grid of whichever method fills the weights. */
+qnt_status qnti_job_weights_grid(struct qnti_job *job, struct qnti_grid *grid);
+/* Importance counts only on grids whose own search uses it: NULL on others. */
+const float *qnti_job_grid_importance(const struct qnti_job *job);
 /* Fills the layer's open segment by rounding to nearest. */
 qnt_status qnti_round_to_nearest(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q);
 /* The same where a method cannot go on, with a warning that says why. */
@@ -126,5 +146,25 @@ qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t g
 qnt_status qnti_job_cross(struct qnti_job *job, float **cross);
 /* Sets the weight's dead columns to 0. */
 void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer);
+/* Gives channels that one channel of the producer feeds (v to o under grouped-query attention) one value. */
+enum qnti_tie { QNTI_TIE_MEAN, QNTI_TIE_MOST };
+qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x);
+/* The first moments of the site's inputs: largest and mean magnitude of each channel, [in]; either may be NULL. */
+qnt_status qnti_job_magnitudes(struct qnti_job *job, float *most, float *mean);
+/* The input quantizer of a layer: symmetric, `bits` wide, a scale for each token or for the tensor, fixed or not. */
+qnt_status qnti_job_quantize_inputs(struct qnti_job *job, unsigned bits, bool per_token, bool fixed, qnt_qlinear *q);
+
+/* --- search.c: what a scale of the site's input costs on the grid of the weights stage --- */
+struct qnti_search;
+/*
+ * Behind the job's unit; or the layers' own output errors by the Hessian, on evenly spaced rows (also where the job has
+ * no unit): of nearest rounding, or what error feedback with that damping leaves of them.
+ */
+enum qnti_search_loss_kind { QNTI_LOSS_UNIT, QNTI_LOSS_LINEAR, QNTI_LOSS_FEEDBACK };
+qnt_status qnti_search_create(struct qnti_job *job, const qnt_layer *layers, size_t count,
+                              enum qnti_search_loss_kind kind, double damp, struct qnti_search **search);
+void qnti_search_free(struct qnti_search *search);
+/* Loss with the weights' columns times scale [in] rounded and divided by it again. */
+qnt_status qnti_search_loss(struct qnti_search *search, const float *scale, double *loss);
 
 #endif

@@ -7,6 +7,7 @@
 #include "base/tensor.h"
 #include "linalg/blas.h"
 #include "method/recipe.h"
+#include "transform/fold.h"
 
 static void job_free_site(struct qnti_job *job)
 {
@@ -89,6 +90,7 @@ struct site {
     const qnt_layer *layers;
     qnt_qlinear **q;
     size_t count;
+    bool folded;                /* the transform is behind us */
 };
 
 /* A stage of one step: to the unit as a whole, or to layer after layer, each with its weights at hand. */
@@ -111,15 +113,50 @@ static qnt_status run_stage(const struct site *site, const struct qnti_recipe_st
     return QNT_OK;
 }
 
-static qnt_status run_stages(const struct site *site, const qnt_recipe *recipe)
+/* Without a producer the transform stays in every layer. */
+static qnt_status keep_transform(const struct site *site, const struct qnti_transform *t)
 {
-    for (int stage = 0; stage < QNTI_STAGE_CORRECT; stage++) {
-        int s = recipe->provider[stage];
-        if (s >= 0)
-            QNT_TRY(run_stage(site, &recipe->steps[s], (enum qnti_stage)stage));
-        if (stage == QNTI_STAGE_TRANSFORM && !qnti_transform_is_identity(&site->q[0]->transform))
-            QNT_TRY(qnti_job_transform(site->job, &site->q[0]->transform));
+    for (size_t i = 0; i < site->count; i++)
+        QNT_TRY(qnti_transform_copy(site->job->ctx, t, site->q[i]->in, &site->q[i]->transform));
+    return QNT_OK;
+}
+
+static qnt_status leave_out_transform(const struct site *site, const char *method)
+{
+    for (size_t i = 0; i < site->count; i++)
+        QNT_TRY(qnti_qlinear_warn(site->q[i],
+                                  "the transform of %s is left out: nothing absorbs it, and format %s holds none",
+                                  method, site->job->layout->name));
+    return QNT_OK;
+}
+
+/* Chooses the site's transform, folds or keeps it, and goes on in its coordinates. */
+static qnt_status run_transform(const struct site *site, const struct qnti_recipe_step *step, struct qnti_transform *t)
+{
+    struct qnti_job *job = site->job;
+    size_t width = site->layers[0].weight.cols;
+    job->params = step->params;
+    if (!job->producer && !qnti_layout_at_run_time(job->layout))
+        return leave_out_transform(site, step->method->name);
+    QNT_TRY(step->method->stages[QNTI_STAGE_TRANSFORM].transform(job, site->layers, site->count, t));
+    if (qnti_transform_is_identity(t))
+        return QNT_OK;
+    if (job->producer) {
+        QNT_TRY(qnti_fold_check(job->ctx, job->producer, t, width));
+        QNT_TRY(qnti_fold(job->ctx, job->producer, t, width));
+    } else {
+        QNT_TRY(keep_transform(site, t));
     }
+    return qnti_job_transform(job, t);
+}
+
+static qnt_status run_stages(const struct site *site, const qnt_recipe *recipe, struct qnti_transform *t)
+{
+    if (qnti_recipe_transforms(recipe) && !site->folded)
+        QNT_TRY(run_transform(site, &recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]], t));
+    for (int stage = QNTI_STAGE_ACTIVATIONS; stage < QNTI_STAGE_CORRECT; stage++)
+        if (recipe->provider[stage] >= 0)
+            QNT_TRY(run_stage(site, &recipe->steps[recipe->provider[stage]], (enum qnti_stage)stage));
     for (size_t s = 0; s < recipe->count; s++)
         if (qnti_recipe_corrects(&recipe->steps[s]))
             QNT_TRY(run_stage(site, &recipe->steps[s], QNTI_STAGE_CORRECT));
@@ -167,6 +204,24 @@ static size_t sampled_rows(const struct error_task *t, size_t first, size_t rows
     return n;
 }
 
+/* |D|^2 and |W|^2 in the original coordinates. */
+static qnt_status weight_error(const struct error_task *t, const float *d, const float *w, size_t rows, double *sums)
+{
+    const float *from[] = {d, w};
+    size_t in = t->q->in;
+    float *row;
+    QNT_TRY(QNTI_NEW_RAW(t->job->ctx, 3 * in, &row));
+    for (size_t i = 0; i < 2; i++)
+        for (size_t r = 0; r < rows; r++) {
+            const float *x = from[i] + r * in;
+            if (t->job->transform)
+                qnti_transform_weight_back(t->job->transform, in, x, row, row + in);
+            sums[i] += qnti_sum_squares(t->job->transform ? row : x, in);
+        }
+    qnti_free(t->job->ctx, row);
+    return QNT_OK;
+}
+
 static qnt_status error_rows(void *arg, size_t index)
 {
     const struct error_task *t = arg;
@@ -181,17 +236,16 @@ static qnt_status error_rows(void *arg, size_t index)
     QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &d));
     QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &product));
     QNT_CHECK(qnti_matrix_rows(ctx, t->layer->weight, first, rows, w));
-    QNT_CHECK(qnti_qlinear_rows(t->q, first, rows, d));
+    QNT_CHECK(transform_rows(t->job, w, rows, in)); /* as the Hessian: of the transformed inputs */
+    for (size_t r = 0; r < rows; r++)
+        qnti_qlinear_row(t->q, first + r, d + r * in);
     if (!qnti_all_finite(d, rows * in))
         QNT_CHECK(qnti_fail(ctx, QNT_NON_FINITE,
                             "layer %s: weights of rows %zu to %zu are too large for the scales of their grid",
                             t->q->name, first, first + rows - 1));
     for (size_t i = 0; i < rows * in; i++)
         d[i] = w[i] - d[i];
-    sums[0] = qnti_sum_squares(d, rows * in);
-    sums[1] = qnti_sum_squares(w, rows * in);
-    QNT_CHECK(transform_rows(t->job, d, rows, in)); /* the Hessian is that of the transformed inputs */
-    QNT_CHECK(transform_rows(t->job, w, rows, in));
+    QNT_CHECK(weight_error(t, d, w, rows, sums));
     clear_dead(t->job, d, rows * in);
     clear_dead(t->job, w, rows * in);
     g.m = t->job->hessian ? sampled_rows(t, first, rows, d, w) : 0;
@@ -252,53 +306,109 @@ static qnt_status fill_report(const struct qnti_job *job, const qnt_layer *layer
 
 static qnt_status quantize_layers(const struct site *site, const qnt_recipe *recipe)
 {
+    struct qnti_transform transform = {0};
+    qnt_status status = QNT_OK;
     for (size_t i = 0; i < site->count; i++) {
         const qnt_layer *layer = &site->layers[i];
-        QNT_TRY(check_layer(site->job->ctx, site->job, layer));
-        QNT_TRY(qnti_qlinear_create(site->job->ctx, layer->name, layer->weight.rows, layer->weight.cols, layer->bias,
-                                    &site->q[i]));
+        QNT_CHECK(check_layer(site->job->ctx, site->job, layer));
+        QNT_CHECK(qnti_qlinear_create(site->job->ctx, layer->name, layer->weight.rows, layer->weight.cols, layer->bias,
+                                      &site->q[i]));
     }
-    QNT_TRY(run_stages(site, recipe));
-    QNT_TRY(hessian_of_report(site->job));
+    QNT_CHECK(run_stages(site, recipe, &transform));
+    QNT_CHECK(hessian_of_report(site->job));
     for (size_t i = 0; i < site->count; i++)
-        QNT_TRY(fill_report(site->job, &site->layers[i], site->q[i]));
+        QNT_CHECK(fill_report(site->job, &site->layers[i], site->q[i]));
+cleanup:
+    qnti_transform_free(site->job->ctx, &transform);
+    return status;
+}
+
+static qnt_status job_open(qnt_context *ctx, const qnt_recipe *recipe, const qnt_layer *first, struct qnti_job *job,
+                           qnt_recipe **adapted)
+{
+    *job = (struct qnti_job){.ctx = ctx, .kernels = qnti_context_kernels(ctx), .calib = first->calib};
+    if (first->format) {
+        job->layout = qnti_layout_find(ctx, first->format);
+        if (!job->layout)
+            return QNT_NOT_FOUND;
+    }
+    if (qnt_recipe_needs_calibration(recipe) && !job->calib)
+        return qnti_fail(ctx, QNT_INVALID, "recipe %s needs calibration inputs", qnt_recipe_text(recipe));
+    QNT_TRY(qnti_recipe_adapt(recipe, job->layout, adapted));
+    job->weights = qnti_recipe_weights(*adapted);
+    return load_importance(job);
+}
+
+static qnt_status check_site(qnt_context *ctx, const qnt_site *site)
+{
+    const qnt_producer *p = site->producer;
+    if (site->size && site->size != sizeof *site)
+        return qnti_fail(ctx, QNT_INVALID, "qnt_site of %zu bytes, this version's has %zu", site->size, sizeof *site);
+    if (p && p->size && p->size != sizeof *p)
+        return qnti_fail(ctx, QNT_INVALID, "qnt_producer of %zu bytes, this version's has %zu", p->size, sizeof *p);
     return QNT_OK;
 }
 
-qnt_status qnt_quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const qnt_layer *layers, size_t count,
-                             qnt_qlinear **q)
+/* `folded`: the recipe's transform is in the weights and the inputs already. */
+static qnt_status quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *view, bool folded,
+                                qnt_qlinear **q)
 {
-    struct qnti_job job = {.ctx = ctx, .kernels = qnti_context_kernels(ctx)};
-    struct site site = {&job, layers, q, count};
+    struct qnti_job job = {.ctx = ctx};
+    struct site site = {&job, view->layers, q, view->count, folded};
     qnt_recipe *adapted = NULL;
     qnt_status status = QNT_OK;
-    for (size_t i = 0; i < count; i++)
+    QNT_TRY(check_site(ctx, view));
+    for (size_t i = 0; i < view->count; i++)
         q[i] = NULL;
-    if (count == 0)
+    if (view->count == 0)
         return QNT_OK;
-    job.calib = layers[0].calib;
-    if (layers[0].format) {
-        job.layout = qnti_layout_find(ctx, layers[0].format);
-        if (!job.layout)
-            return QNT_NOT_FOUND;
-    }
-    if (qnt_recipe_needs_calibration(recipe) && !job.calib)
-        return qnti_fail(ctx, QNT_INVALID, "recipe %s needs calibration inputs", qnt_recipe_text(recipe));
-    QNT_CHECK(qnti_recipe_adapt(recipe, job.layout, &adapted));
-    QNT_CHECK(load_importance(&job));
+    QNT_CHECK(job_open(ctx, recipe, view->layers, &job, &adapted));
+    job.producer = view->producer;
     QNT_CHECK(quantize_layers(&site, adapted));
 cleanup:
     job_free_layer(&job);
     job_free_site(&job);
     qnt_recipe_destroy(adapted);
-    for (size_t i = 0; status != QNT_OK && i < count; i++) {
+    for (size_t i = 0; status != QNT_OK && i < view->count; i++) {
         qnt_qlinear_destroy(q[i]);
         q[i] = NULL;
     }
     return status;
 }
 
+qnt_status qnt_quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site, qnt_qlinear **q)
+{
+    return quantize_site(ctx, recipe, site, false, q);
+}
+
+qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site, qnt_qlinear **q)
+{
+    return quantize_site(ctx, recipe, site, true, q);
+}
+
 qnt_status qnt_quantize(qnt_context *ctx, const qnt_recipe *recipe, const qnt_layer *layer, qnt_qlinear **q)
 {
-    return qnt_quantize_site(ctx, recipe, layer, 1, q);
+    return qnt_quantize_site(ctx, recipe, &(qnt_site){.layers = layer, .count = 1}, q);
+}
+
+qnt_status qnti_choose_transform(qnt_context *ctx, const qnt_recipe *recipe, const struct qnti_transform_choice *choice,
+                                 struct qnti_transform *t)
+{
+    struct qnti_job job = {.ctx = ctx};
+    const struct qnti_recipe_step *step;
+    qnt_recipe *adapted = NULL;
+    qnt_status status;
+    QNT_CHECK(job_open(ctx, recipe, choice->layers, &job, &adapted));
+    job.producer = choice->producer;
+    job.unit = choice->unit;
+    job.samples = choice->samples;
+    job.sample_count = choice->sample_count;
+    job.sequence = choice->sequence;
+    step = &adapted->steps[adapted->provider[QNTI_STAGE_TRANSFORM]];
+    job.params = step->params;
+    QNT_CHECK(step->method->stages[QNTI_STAGE_TRANSFORM].transform(&job, choice->layers, choice->count, t));
+cleanup:
+    job_free_site(&job);
+    qnt_recipe_destroy(adapted);
+    return status;
 }

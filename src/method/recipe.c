@@ -194,7 +194,7 @@ static qnt_status resolve(qnt_recipe *recipe)
     for (int stage = 0; stage < QNTI_STAGE_CORRECT; stage++) {
         recipe->provider[stage] = -1;
         for (size_t s = 0; s < recipe->count; s++)
-            if (qnti_method_offers(recipe->steps[s].method, (enum qnti_stage)stage))
+            if (qnti_recipe_offers(&recipe->steps[s], (enum qnti_stage)stage))
                 recipe->provider[stage] = (int)s;
     }
     for (size_t s = 0; s < recipe->count; s++) {
@@ -208,6 +208,10 @@ static qnt_status resolve(qnt_recipe *recipe)
         if (step->method->check)
             QNT_TRY(step->method->check(recipe->ctx, step->params));
     }
+    if (qnti_recipe_transforms(recipe) && (qnti_recipe_needs(recipe) & QNTI_NEED_PAIRS))
+        return qnti_fail(recipe->ctx, QNT_UNSUPPORTED,
+                         "recipe \"%s\": asymmetric calibration behind a transform of the inputs is not known",
+                         recipe->text.data);
     if (recipe->provider[QNTI_STAGE_WEIGHTS] < 0)
         return qnti_fail(recipe->ctx, QNT_INVALID, "recipe \"%s\": no method quantizes the weights",
                          recipe->text.data);
@@ -237,6 +241,13 @@ static qnt_status prefer_in_step(qnt_recipe *recipe, struct qnti_recipe_step *st
     return QNT_OK;
 }
 
+/* What a format prefers concerns those who fill or correct the weights. */
+static bool provides_weights(const qnt_recipe *recipe, size_t step)
+{
+    return recipe->provider[QNTI_STAGE_WEIGHTS] == (int)step ||
+           qnti_method_offers(recipe->steps[step].method, QNTI_STAGE_CORRECT);
+}
+
 /* "key=value,key=value" */
 static qnt_status prefer(qnt_recipe *recipe, const char *settings)
 {
@@ -246,10 +257,31 @@ static qnt_status prefer(qnt_recipe *recipe, const char *settings)
         if (sscanf(settings, "%31[^=]=%31[^,]%n", key, value, &used) != 2)
             return qnti_fail(recipe->ctx, QNT_INVALID, "\"%s\" is not key=value", settings);
         for (size_t s = 0; s < recipe->count; s++)
-            QNT_TRY(prefer_in_step(recipe, &recipe->steps[s], key, value));
+            if (provides_weights(recipe, s))
+                QNT_TRY(prefer_in_step(recipe, &recipe->steps[s], key, value));
         settings += used + (settings[used] == ',');
     }
     return resolve(recipe);
+}
+
+/*
+ * Quantizers of the inputs that come only by a method's default are left out where the layout cannot hold them; one
+ * that the user asked for is an error.
+ */
+static qnt_status leave_out_activations(qnt_recipe *recipe, const struct qnti_layout *layout)
+{
+    int s = recipe->provider[QNTI_STAGE_ACTIVATIONS];
+    const struct qnti_recipe_step *step;
+    if (s < 0 || qnti_layout_at_run_time(layout))
+        return QNT_OK;
+    step = &recipe->steps[s];
+    for (size_t i = 0; i < step->method->table.count; i++)
+        if ((step->given >> i & 1) && strncmp(step->method->table.rows[i].name, "act_", 4) == 0)
+            return qnti_fail(recipe->ctx, QNT_INVALID,
+                             "%s of method %s is given, but format %s holds no quantized activations; native does",
+                             step->method->table.rows[i].name, step->method->name, layout->name);
+    recipe->provider[QNTI_STAGE_ACTIVATIONS] = -1;
+    return QNT_OK;
 }
 
 qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, qnt_recipe **adapted)
@@ -259,6 +291,10 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
     const struct qnti_recipe_step *weights = qnti_recipe_weights(recipe);
     qnt_status status;
     *adapted = NULL;
+    if (layout && (layout->ggml || layout->limits) && !weights->method->grid)
+        return qnti_fail(recipe->ctx, QNT_UNSUPPORTED,
+                         "method %s has a grid of its own, which format %s cannot hold; native can hold any",
+                         weights->method->name, layout->name);
     for (size_t i = 0; layout && layout->ggml && i < sizeof prescribed / sizeof *prescribed; i++)
         if (qnti_recipe_given(weights, prescribed[i]))
             return qnti_fail(recipe->ctx, QNT_INVALID,
@@ -266,6 +302,13 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
                              prescribed[i], weights->method->name, layout->name);
     QNT_TRY(qnt_recipe_copy(recipe, adapted));
     status = layout ? prefer(*adapted, layout->preferred) : QNT_OK;
+    weights = qnti_recipe_weights(*adapted);
+    for (size_t i = 0; status == QNT_OK && layout && !layout->ggml && i < sizeof prescribed / sizeof *prescribed; i++)
+        if (qnti_param_find(&weights->method->table, prescribed[i]))
+            status = qnti_layout_accepts(recipe->ctx, layout, weights->method->name, prescribed[i],
+                                         qnti_recipe_number(weights, prescribed[i], 0));
+    if (status == QNT_OK)
+        status = leave_out_activations(*adapted, layout);
     if (status != QNT_OK) {
         qnt_recipe_destroy(*adapted);
         *adapted = NULL;
@@ -285,19 +328,45 @@ double qnti_recipe_number(const struct qnti_recipe_step *step, const char *name,
     return row ? qnti_param_number(row, step->params) : otherwise;
 }
 
-bool qnti_recipe_corrects(const struct qnti_recipe_step *step)
+bool qnti_recipe_offers(const struct qnti_recipe_step *step, enum qnti_stage stage)
 {
     const struct qnti_method *m = step->method;
-    return qnti_method_offers(m, QNTI_STAGE_CORRECT) && (!m->corrects || m->corrects(step->params));
+    return qnti_method_offers(m, stage) && (!m->offers || m->offers(step->params, stage));
+}
+
+bool qnti_recipe_corrects(const struct qnti_recipe_step *step)
+{
+    return qnti_recipe_offers(step, QNTI_STAGE_CORRECT);
+}
+
+bool qnti_recipe_transforms(const qnt_recipe *recipe)
+{
+    return recipe->provider[QNTI_STAGE_TRANSFORM] >= 0;
+}
+
+static unsigned needs_of(const struct qnti_recipe_step *step)
+{
+    return step->method->needs ? step->method->needs(step->params) : 0;
+}
+
+unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe)
+{
+    return qnti_recipe_transforms(recipe) ? needs_of(&recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]]) : 0;
+}
+
+unsigned qnti_recipe_weights_needs(const qnt_recipe *recipe)
+{
+    unsigned needs = 0;
+    for (size_t s = 0; s < recipe->count; s++)
+        if (recipe->provider[QNTI_STAGE_ACTIVATIONS] == (int)s || recipe->provider[QNTI_STAGE_WEIGHTS] == (int)s ||
+            qnti_recipe_corrects(&recipe->steps[s]))
+            needs |= needs_of(&recipe->steps[s]);
+    return needs;
 }
 
 unsigned qnti_recipe_needs(const qnt_recipe *recipe)
 {
-    unsigned needs = 0;
-    for (size_t s = 0; s < recipe->count; s++)
-        if (recipe->steps[s].method->needs)
-            needs |= recipe->steps[s].method->needs(recipe->steps[s].params);
-    return needs;
+    return qnti_recipe_transform_needs(recipe) | qnti_recipe_weights_needs(recipe);
 }
 
 bool qnt_recipe_needs_calibration(const qnt_recipe *recipe)

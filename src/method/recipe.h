@@ -24,6 +24,23 @@ struct qnt_recipe {
     struct qnti_buffer text;
 };
 
+/*
+ * The transform of a site alone, chosen but applied to nothing: a model folds those of all sites of a block before the
+ * first of its weights is filled. `*t` is empty before, its parts are the caller's.
+ */
+struct qnti_transform_choice {
+    const qnt_layer *layers;       /* [count] */
+    size_t count;
+    const qnt_producer *producer;  /* that it will be folded into */
+    const struct qnti_unit *unit;  /* or NULL */
+    const float *samples;          /* [sample_count][in] inputs of the unit, in sequences of `sequence` */
+    size_t sample_count, sequence;
+};
+qnt_status qnti_choose_transform(qnt_context *ctx, const qnt_recipe *recipe, const struct qnti_transform_choice *choice,
+                                 struct qnti_transform *t);
+/* qnt_quantize_site behind it: weights and inputs are the transformed ones. */
+qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site, qnt_qlinear **q);
+
 /* Whether the user set this parameter of the step. */
 bool qnti_recipe_given(const struct qnti_recipe_step *step, const char *name);
 /* A parameter of the step's method as a number; `otherwise` where the method has none of that name. */
@@ -35,9 +52,15 @@ double qnti_recipe_number(const struct qnti_recipe_step *step, const char *name,
 qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, qnt_recipe **adapted);
 /* The step that fills the weights, NULL: none. */
 const struct qnti_recipe_step *qnti_recipe_weights(const qnt_recipe *recipe);
+/* Whether a step has something to do in a stage, as its parameters are. */
+bool qnti_recipe_offers(const struct qnti_recipe_step *step, enum qnti_stage stage);
 /* Whether a step's correct stage runs. */
 bool qnti_recipe_corrects(const struct qnti_recipe_step *step);
-/* Bits of enum qnti_need of all stages that run. */
+/* Whether the recipe transforms the inputs of sites. */
+bool qnti_recipe_transforms(const qnt_recipe *recipe);
+/* Bits of enum qnti_need of all stages that run; of the transform alone; of those behind it. */
 unsigned qnti_recipe_needs(const qnt_recipe *recipe);
+unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe);
+unsigned qnti_recipe_weights_needs(const qnt_recipe *recipe);
 
 #endif

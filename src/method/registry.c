@@ -8,6 +8,9 @@
 #define METHODS(X) \
     X(rtn)         \
     X(gptq)        \
+    X(awq)         \
+    X(smoothquant) \
+    X(llm_int8)    \
     X(refine)
 
 #define DECLARE(name) extern const struct qnti_method qnti_method_##name;
@@ -30,7 +33,8 @@ const struct qnti_method *qnti_method_named(const char *name)
 
 bool qnti_method_offers(const struct qnti_method *m, enum qnti_stage stage)
 {
-    return m->stages[stage].layer || m->stages[stage].unit;
+    const struct qnti_stage_functions *f = &m->stages[stage];
+    return f->layer || f->unit || f->transform;
 }
 
 static const char *const scopes[] = {"layer", "site", "block", "model"};

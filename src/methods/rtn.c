@@ -36,5 +36,6 @@ const struct qnti_method qnti_method_rtn = {
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct rtn_params)},
     .check = rtn_check,
+    .grid = qnti_job_grid,
     .stages[QNTI_STAGE_WEIGHTS].layer = rtn_weights,
 };

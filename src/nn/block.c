@@ -26,14 +26,33 @@ static qnt_status load(qnt_context *ctx, const struct qnti_weight *w, float **x)
     return qnti_weight_rows(ctx, w, 0, w->rows, *x);
 }
 
+/* The f32 weight that a layer's run-time inputs meet, or its effective weight where inputs stay as they are. */
+qnt_status qnti_block_exchange(struct qnti_block *block, enum qnti_role role, const qnt_qlinear *q)
+{
+    block->quantized[role] = NULL;
+    if (!qnti_qlinear_quantizes_inputs(q))
+        return qnt_dequantize(q, block->weight[role]);
+    block->quantized[role] = q;
+    for (size_t r = 0; r < q->out; r++)
+        qnti_qlinear_row(q, r, block->weight[role] + r * q->in);
+    return QNT_OK;
+}
+
+static qnt_status load_layer(struct qnti_block *block, enum qnti_role role)
+{
+    const struct qnti_weight *w = qnti_checkpoint_weight(block->model, block->index, role);
+    QNT_TRY(load(block->model->ctx, w, &block->weight[role]));
+    if (w && w->qlinear && qnti_qlinear_quantizes_inputs(w->qlinear))
+        QNT_TRY(qnti_block_exchange(block, role, w->qlinear));
+    return load(block->model->ctx, qnti_checkpoint_bias(block->model, block->index, role), &block->bias[role]);
+}
+
 qnt_status qnti_block_load(const struct qnti_checkpoint *model, size_t index, struct qnti_block *block)
 {
     qnt_status status = QNT_OK;
     *block = (struct qnti_block){.model = model, .index = index};
-    for (enum qnti_role role = QNTI_ATTN_NORM; role < QNTI_ROLES; role++) {
-        QNT_CHECK(load(model->ctx, qnti_checkpoint_weight(model, index, role), &block->weight[role]));
-        QNT_CHECK(load(model->ctx, qnti_checkpoint_bias(model, index, role), &block->bias[role]));
-    }
+    for (enum qnti_role role = QNTI_ATTN_NORM; role < QNTI_ROLES; role++)
+        QNT_CHECK(load_layer(block, role));
 cleanup:
     if (status != QNT_OK)
         qnti_block_free(block);
@@ -124,6 +143,8 @@ static qnt_status linear(const struct qnti_block *block, enum qnti_role role, co
     };
     struct qnti_linear l = {.weight = block->weight[role], .bias = block->bias[role], .in = size[role].in,
                             .out = size[role].out};
+    if (block->quantized[role])
+        return qnti_linear_quantized(block->model->ctx, &l, block->quantized[role], in, tokens, add, out);
     return qnti_linear(block->model->ctx, &l, in, tokens, add, out);
 }
 

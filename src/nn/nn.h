@@ -11,6 +11,7 @@
 #define QNTI_NN_H
 
 #include "checkpoint/checkpoint.h"
+#include "unit/unit.h"
 
 /* Sites of a block: linears that share an input. */
 enum qnti_site { QNTI_SITE_QKV, QNTI_SITE_O, QNTI_SITE_GATE_UP, QNTI_SITE_DOWN, QNTI_SITES };
@@ -18,15 +19,34 @@ enum qnti_site { QNTI_SITE_QKV, QNTI_SITE_O, QNTI_SITE_GATE_UP, QNTI_SITE_DOWN, 
 /* Roles of the linears of each site, ended by QNTI_ROLES. */
 extern const enum qnti_role qnti_site_roles[QNTI_SITES][4];
 
-/* Weights of one block in f32, owned; [role] NULL where there is none. */
+/*
+ * Weights of one block in f32, owned; [role] NULL where there is none. A layer that quantizes its inputs at run time
+ * stands in `quantized` too (borrowed), and its weight is in the coordinates of those inputs.
+ */
 struct qnti_block {
     const struct qnti_checkpoint *model;
     size_t index;
     float *weight[QNTI_ROLES], *bias[QNTI_ROLES];
+    const qnt_qlinear *quantized[QNTI_ROLES];
 };
 
 qnt_status qnti_block_load(const struct qnti_checkpoint *model, size_t index, struct qnti_block *block);
 void qnti_block_free(struct qnti_block *block);
+/* The block goes on with a finished layer in place of its linear; the layer must outlive it. */
+qnt_status qnti_block_exchange(struct qnti_block *block, enum qnti_role role, const qnt_qlinear *q);
+
+/*
+ * The unit behind a site's linears (unit/unit.h): attention with o, the mlp with down, or the site's own linear; its
+ * weights are those of the site's roles. `self` keeps what it needs; block and workspace must outlive both.
+ */
+struct qnti_site_unit {
+    const struct qnti_block *block;
+    struct qnti_workspace *workspace;
+    enum qnti_site site;
+    struct qnti_unit_weight shapes[3];
+};
+void qnti_unit_of_site(const struct qnti_block *block, struct qnti_workspace *workspace, enum qnti_site site,
+                       struct qnti_site_unit *self, struct qnti_unit *unit);
 
 /* Width of a site's input. */
 size_t qnti_site_width(const struct qnti_config *config, enum qnti_site site);

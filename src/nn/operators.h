@@ -22,6 +22,10 @@ struct qnti_linear {
 qnt_status qnti_linear(qnt_context *ctx, const struct qnti_linear *l, const float *x, size_t tokens, bool add,
                        float *out);
 
+/* The same with the inputs as the quantized layer takes them at run time; l->weight stands in their coordinates. */
+qnt_status qnti_linear_quantized(qnt_context *ctx, const struct qnti_linear *l, const qnt_qlinear *q, const float *x,
+                                 size_t tokens, bool add, float *out);
+
 /* out = weight * x / sqrt(mean(x^2) + eps), each row by itself; out may be x. */
 struct qnti_rms_norm {
     const float *weight;

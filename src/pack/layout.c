@@ -1,15 +1,16 @@
 /*
- * layout.c - packing a canonical layer into a layout, and back.
+ * layout.c - the table of layouts, and whether a layer can stand in one.
  *
- * ggml layouts store a segment's codes and scales as they are; a layer whose
- * grid is another one is refused, never rounded again.
+ * Nothing is rounded to make it fit: a layer whose grid or parts a layout does
+ * not have is refused, naming what it is and which layouts could hold it.
  */
 #include "pack/layout.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include "base/buffer.h"
-#include <quant/pack.h>
 
 /*
  * Error feedback on blocks: all columns by the Hessian's diagonal on grids that stand before the loop, damping far
@@ -20,17 +21,41 @@
 #define SUPER_BLOCKS "damp=0.3,act_order=true,static_groups=true,refine_passes=2"
 #define BLOCKS SUPER_BLOCKS ",refit_scales=true,refit_rounds=2"
 
+#define WIDTHS_2348 (1u << 2 | 1u << 3 | 1u << 4 | 1u << 8)
+
+/* Words of 32 bits hold whole runs of codes, along the columns and, for zeros, along the rows. */
+static const struct qnti_affine_limits gptq_v1 = {WIDTHS_2348, 1, true, 32, 32};
+static const struct qnti_affine_limits gptq_v2 = {WIDTHS_2348, 0, true, 32, 32};
+static const struct qnti_affine_limits awq = {1u << 4, 0, false, 1, 8};
+
+#define GGUF(type, words, scales, prefer)                                                                              \
+    {                                                                                                                  \
+        .name = "gguf:" type, .title = words, .ggml = type, .scale_type = scales, .preferred = prefer,                 \
+        .packer = &qnti_block_packer                                                                                   \
+    }
+
 static const struct qnti_layout layouts[] = {
-    {"native", "every part of the layer, lossless", NULL, QNT_F16, NULL},
-    {"gguf:f32", "32-bit floats", "f32", QNT_F32, NULL},
-    {"gguf:f16", "16-bit floats", "f16", QNT_F16, NULL},
-    {"gguf:bf16", "bfloat16", "bf16", QNT_BF16, NULL},
-    {"gguf:q8_0", "8 bits, groups of 32, f16 scale", "q8_0", QNT_F16, BLOCKS},
-    {"gguf:q4_0", "4 bits, groups of 32, f16 scale", "q4_0", QNT_F16, BLOCKS},
-    {"gguf:q4_1", "4 bits, groups of 32, f16 scale and minimum", "q4_1", QNT_F16, BLOCKS},
-    {"gguf:q5_0", "5 bits, groups of 32, f16 scale", "q5_0", QNT_F16, BLOCKS},
-    {"gguf:q5_1", "5 bits, groups of 32, f16 scale and minimum", "q5_1", QNT_F16, BLOCKS},
-    {"gguf:q6_k", "6 bits, groups of 16 with 8-bit scales in blocks of 256", "q6_k", QNT_F16, SUPER_BLOCKS},
+    {.name = "native", .title = "every part of the layer, lossless", .scale_type = QNT_F16, .group_index = true},
+    GGUF("f32", "32-bit floats", QNT_F32, NULL),
+    GGUF("f16", "16-bit floats", QNT_F16, NULL),
+    GGUF("bf16", "bfloat16", QNT_BF16, NULL),
+    GGUF("q8_0", "8 bits, groups of 32, f16 scale", QNT_F16, BLOCKS),
+    GGUF("q4_0", "4 bits, groups of 32, f16 scale", QNT_F16, BLOCKS),
+    GGUF("q4_1", "4 bits, groups of 32, f16 scale and minimum", QNT_F16, BLOCKS),
+    GGUF("q5_0", "5 bits, groups of 32, f16 scale", QNT_F16, BLOCKS),
+    GGUF("q5_1", "5 bits, groups of 32, f16 scale and minimum", QNT_F16, BLOCKS),
+    GGUF("q6_k", "6 bits, groups of 16 with 8-bit scales in blocks of 256", QNT_F16, SUPER_BLOCKS),
+    {.name = "gptq", .title = "2, 3, 4 or 8 bits; v1 if symmetric, else v2", .scale_type = QNT_F16,
+     .preferred = "bits=4,group_size=128,sym=true", .group_index = true, .symmetric = "gptq:v1", .limits = &gptq_v2,
+     .packer = &qnti_gptq_packer},
+    {.name = "gptq:v1", .title = "2, 3, 4 or 8 bits, zeros stored less 1", .scale_type = QNT_F16,
+     .preferred = "bits=4,group_size=128,sym=true", .group_index = true, .limits = &gptq_v1,
+     .packer = &qnti_gptq_packer},
+    {.name = "gptq:v2", .title = "2, 3, 4 or 8 bits, zeros as they are", .scale_type = QNT_F16,
+     .preferred = "bits=4,group_size=128,sym=true", .group_index = true, .limits = &gptq_v2,
+     .packer = &qnti_gptq_packer},
+    {.name = "awq", .title = "4 bits with zeros, GEMM order", .scale_type = QNT_F16,
+     .preferred = "bits=4,group_size=128,sym=false", .limits = &awq, .packer = &qnti_awq_packer},
 };
 
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
@@ -65,13 +90,85 @@ bool qnti_layout_grid(const struct qnti_layout *layout, const struct qnti_kernel
     return layout && layout->ggml && qnti_ggml_grid(kernels, layout->ggml, grid);
 }
 
-qnt_status qnti_layout_width(qnt_context *ctx, const struct qnti_layout *layout, const char *layer, size_t in)
+bool qnti_layout_at_run_time(const struct qnti_layout *layout)
+{
+    return !layout || (!layout->ggml && !layout->limits);
+}
+
+/* Columns of which a width must be a multiple. */
+static size_t columns_of(const struct qnti_layout *layout)
 {
     const struct qnti_ggml_type *type = layout->ggml ? qnti_ggml_type_named(layout->ggml) : NULL;
-    if (!type || in % type->elements == 0)
+    if (type)
+        return type->elements;
+    return layout->limits ? layout->limits->in_multiple : 1;
+}
+
+qnt_status qnti_layout_width(qnt_context *ctx, const struct qnti_layout *layout, const char *layer, size_t in)
+{
+    if (in % columns_of(layout) == 0)
         return QNT_OK;
     return qnti_fail(ctx, QNT_UNSUPPORTED, "layer %s: a width of %zu is no multiple of the %zu columns of a %s block",
-                     layer, in, type->elements, layout->name);
+                     layer, in, columns_of(layout), layout->name);
+}
+
+const char *qnti_layout_misfit(const struct qnti_layout *layout, size_t out, size_t in, size_t group)
+{
+    const struct qnti_affine_limits *l = layout->limits;
+    if (!l)
+        return in % columns_of(layout) ? "no block divides the width" : NULL;
+    if (in % l->in_multiple || out % l->out_multiple)
+        return l->in_multiple > 1 ? "rows or columns no multiple of 32" : "rows no multiple of 8";
+    if (!l->short_group && group && in % group)
+        return "the groups do not divide the columns";
+    return NULL;
+}
+
+/* --- parameters of a grid --- */
+
+static bool accepts(const struct qnti_layout *layout, const char *parameter, double value)
+{
+    if (layout->ggml)
+        return false;
+    if (!layout->limits)
+        return true;
+    if (strcmp(parameter, "bits") == 0)
+        return value >= 0 && value < 32 && layout->limits->widths >> (unsigned)value & 1;
+    return strcmp(parameter, "per_tensor") != 0 || value == 0;
+}
+
+qnt_status qnti_layout_accepts(qnt_context *ctx, const struct qnti_layout *layout, const char *method,
+                               const char *parameter, double value)
+{
+    struct qnti_buffer list = {0};
+    if (accepts(layout, parameter, value))
+        return QNT_OK;
+    for (size_t i = 0; i < LAYOUTS; i++)
+        if (accepts(&layouts[i], parameter, value))
+            QNT_TRY(qnti_buffer_print(ctx, &list, "%s%s", list.bytes ? ", " : "", layouts[i].name));
+    qnti_fail(ctx, QNT_INVALID, "format %s cannot hold the grid of method %s with %s=%g; these can: %s", layout->name,
+              method, parameter, value, list.data);
+    qnti_buffer_free(ctx, &list);
+    return QNT_INVALID;
+}
+
+/* --- whether a layer can be held --- */
+
+static const char *part_beside_grid(const qnt_qlinear *q)
+{
+    if (q->segment_count != 1)
+        return "several segments";
+    if (q->sparse.count)
+        return "single weights outside the grid";
+    if (q->lowrank_a)
+        return "a low-rank part";
+    if (q->full)
+        return "a copy of all weights";
+    if (!qnti_transform_is_identity(&q->transform))
+        return "a run-time transform";
+    if (q->act || q->segments[0].act)
+        return "an activation quantizer";
+    return q->output ? "an output quantizer" : NULL;
 }
 
 static bool same_second(const struct qnti_grid *a, const struct qnti_grid *b)
@@ -93,139 +190,76 @@ static bool same_grid(const struct qnti_grid *a, const struct qnti_grid *b)
            same_second(a->offset_grid, b->offset_grid);
 }
 
-static const char *part_that_no_block_holds(const qnt_qlinear *q)
+static qnt_status holds_grid(const struct qnti_layout *layout, const qnt_qlinear *q)
 {
-    if (q->segment_count != 1)
-        return "several segments";
-    if (q->sparse.count)
-        return "single weights outside the grid";
-    if (q->lowrank_a)
-        return "a low-rank part";
-    if (!qnti_transform_is_identity(&q->transform))
-        return "a run-time transform";
-    if (q->act)
-        return "an activation quantizer";
-    return NULL;
+    const struct qnti_grid *is = &q->segments[0].weight->grid;
+    struct qnti_grid grid;
+    qnti_layout_grid(layout, is->kernels, &grid);
+    if (same_grid(is, &grid))
+        return QNT_OK;
+    return qnti_fail(q->ctx, QNT_UNSUPPORTED,
+                     "layer %s: a grid of %u bits in groups of %zu is not that of format %s; native can hold it",
+                     q->name, is->bits, is->map.cols, layout->name);
+}
+
+/* What a grid is that no affine limits allow. */
+static const char *strange_grid(const struct qnti_layout *layout, const struct qnti_grid *g)
+{
+    if (g->form != QNTI_FORM_ZERO || g->levels != 1u << g->bits)
+        return "a grid that is not (code - zero) * scale";
+    if (!(layout->limits->widths >> g->bits & 1))
+        return "codes of this width";
+    if (g->map.rows != 1 || g->map.kind == QNTI_MAP_FLAT)
+        return "scales that several rows share";
+    if (g->map.kind == QNTI_MAP_INDEX && !layout->group_index)
+        return "groups along an order of processing";
+    if (g->scale_grid || g->offset_grid)
+        return "scales that are codes themselves";
+    return g->scale_type == layout->scale_type ? NULL : "scales of another type";
+}
+
+static qnt_status holds_zeros(const struct qnti_layout *layout, const qnt_qlinear *q)
+{
+    const struct qnti_numbers *w = q->segments[0].weight;
+    float least = (float)layout->limits->least_zero, most = least + (float)(w->grid.levels - 1);
+    size_t n = w->offset ? w->offset->rows * w->offset->cols : 1;
+    const float *zero = w->offset ? w->offset->value : &w->grid.offset;
+    for (size_t i = 0; i < n; i++)
+        if (!(zero[i] >= least && zero[i] <= most && zero[i] == floorf(zero[i])))
+            return qnti_fail(q->ctx, QNT_UNSUPPORTED,
+                             "layer %s: a zero of %g (row %zu, group %zu); format %s holds whole numbers from %g to "
+                             "%g; %s and native can hold it", q->name, (double)zero[i], w->offset ? i / w->offset->cols
+                             : 0, w->offset ? i % w->offset->cols : 0, layout->name, (double)least, (double)most,
+                             least > 0 ? "gptq:v2" : "gptq:v1");
+    return QNT_OK;
+}
+
+static qnt_status holds_affine(const struct qnti_layout *layout, const qnt_qlinear *q)
+{
+    const struct qnti_grid *g = &q->segments[0].weight->grid;
+    const char *strange = strange_grid(layout, g);
+    const char *misfit = qnti_layout_misfit(layout, q->out, q->in, g->map.kind == QNTI_MAP_INDEX ? 0 : g->map.cols);
+    if (strange)
+        return qnti_fail(q->ctx, QNT_UNSUPPORTED, "layer %s: format %s cannot hold %s (%u bits); native can", q->name,
+                         layout->name, strange, g->bits);
+    if (misfit)
+        return qnti_fail(q->ctx, QNT_UNSUPPORTED,
+                         "layer %s: format %s cannot hold (%zu, %zu) in groups of %zu columns: %s; native can", q->name,
+                         layout->name, q->out, q->in, g->map.cols, misfit);
+    return holds_zeros(layout, q);
 }
 
 qnt_status qnti_layout_holds(const struct qnti_layout *layout, const qnt_qlinear *q)
 {
     const char *part;
-    struct qnti_grid grid;
-    if (!layout->ggml)
+    if (!layout->ggml && !layout->limits)
         return QNT_OK;
     QNT_TRY(qnti_layout_width(q->ctx, layout, q->name, q->in));
-    part = part_that_no_block_holds(q);
+    part = part_beside_grid(q);
     if (part)
         return qnti_fail(q->ctx, QNT_UNSUPPORTED, "layer %s: format %s cannot hold %s; native can", q->name,
                          layout->name, part);
-    qnti_layout_grid(layout, q->segments[0].weight->grid.kernels, &grid);
-    if (!same_grid(&q->segments[0].weight->grid, &grid))
-        return qnti_fail(q->ctx, QNT_UNSUPPORTED,
-                         "layer %s: a grid of %u bits in groups of %zu is not that of format %s; native can hold it",
-                         q->name, q->segments[0].weight->grid.bits, q->segments[0].weight->grid.map.cols,
-                         layout->name);
-    return QNT_OK;
-}
-
-static qnt_status blocks_of(qnt_context *ctx, const char *format, const struct qnti_layout **layout,
-                            const struct qnti_ggml_type **type)
-{
-    *layout = qnti_layout_find(ctx, format);
-    if (!*layout)
-        return QNT_NOT_FOUND;
-    *type = (*layout)->ggml ? qnti_ggml_type_named((*layout)->ggml) : NULL;
-    if (!*type)
-        return qnti_fail(ctx, QNT_UNSUPPORTED, "format %s has no layout for a single layer", format);
-    return QNT_OK;
-}
-
-qnt_status qnt_pack_bytes(qnt_context *ctx, const char *format, size_t out, size_t in, size_t *bytes)
-{
-    const struct qnti_layout *layout;
-    const struct qnti_ggml_type *type;
-    size_t row;
-    QNT_TRY(blocks_of(ctx, format, &layout, &type));
-    QNT_TRY(qnti_layout_width(ctx, layout, "to pack", in));
-    if (!qnti_multiply(in / type->elements, type->bytes, &row) || !qnti_multiply(row, out, bytes))
-        return qnti_fail(ctx, QNT_INVALID, "a layer of %zu x %zu is too large", out, in);
-    return QNT_OK;
-}
-
-struct pack_task {
-    const struct qnti_ggml_type *type;
-    struct qnti_numbers *q;
-    uint8_t *bytes;
-    size_t row_blocks;
-    bool unpack;
-};
-
-enum { ROWS_PER_TASK = 16 };
-
-static qnt_status pack_rows(void *arg, size_t index)
-{
-    const struct pack_task *t = arg;
-    size_t end = qnti_min(t->q->rows, (index + 1) * ROWS_PER_TASK);
-    for (size_t r = index * ROWS_PER_TASK; r < end; r++)
-        for (size_t b = 0; b < t->row_blocks; b++) {
-            uint8_t *block = t->bytes + (r * t->row_blocks + b) * t->type->bytes;
-            if (t->unpack)
-                t->type->unpack(block, t->q, r, b);
-            else
-                t->type->pack(t->q, r, b, block);
-        }
-    return QNT_OK;
-}
-
-static qnt_status run_rows(qnt_context *ctx, struct pack_task *t)
-{
-    t->row_blocks = t->q->cols / t->type->elements;
-    return qnti_parallel(ctx, qnti_ceil_div(t->q->rows, ROWS_PER_TASK), pack_rows, t);
-}
-
-static qnt_status check_bytes(qnt_context *ctx, const char *format, size_t out, size_t in, size_t bytes)
-{
-    size_t wanted;
-    QNT_TRY(qnt_pack_bytes(ctx, format, out, in, &wanted));
-    if (bytes != wanted)
-        return qnti_fail(ctx, QNT_INVALID, "%zu bytes for a layer of %zu x %zu in format %s, which takes %zu", bytes,
-                         out, in, format, wanted);
-    return QNT_OK;
-}
-
-qnt_status qnt_pack(const qnt_qlinear *q, const char *format, void *buffer, size_t bytes)
-{
-    struct pack_task task = {.bytes = buffer};
-    const struct qnti_layout *layout;
-    QNT_TRY(blocks_of(q->ctx, format, &layout, &task.type));
-    QNT_TRY(qnti_layout_holds(layout, q));
-    QNT_TRY(check_bytes(q->ctx, format, q->out, q->in, bytes));
-    task.q = q->segments[0].weight;
-    return run_rows(q->ctx, &task);
-}
-
-qnt_status qnt_unpack(qnt_context *ctx, const char *format, const char *name, size_t out, size_t in,
-                      const void *buffer, size_t bytes, qnt_qlinear **qlinear)
-{
-    struct pack_task task = {.bytes = (uint8_t *)(uintptr_t)buffer, .unpack = true};
-    const struct qnti_layout *layout;
-    struct qnti_grid grid;
-    qnt_qlinear *q = NULL;
-    qnt_status status;
-    QNT_TRY(blocks_of(ctx, format, &layout, &task.type));
-    QNT_TRY(check_bytes(ctx, format, out, in, bytes));
-    qnti_layout_grid(layout, qnti_context_kernels(ctx), &grid);
-    QNT_CHECK(qnti_qlinear_create(ctx, name, out, in, NULL, &q));
-    QNT_CHECK(qnti_qlinear_one_segment(q));
-    QNT_CHECK(qnti_segment_fill(q, &q->segments[0], &grid));
-    task.q = q->segments[0].weight;
-    QNT_CHECK(run_rows(ctx, &task));
-    q->report.bits_per_weight = qnti_qlinear_bits(q);
-    *qlinear = q;
-    return QNT_OK;
-cleanup:
-    qnt_qlinear_destroy(q);
-    return status;
+    return layout->ggml ? holds_grid(layout, q) : holds_affine(layout, q);
 }
 
 bool qnt_layout_get(size_t index, qnt_layout_info *info)
@@ -235,7 +269,8 @@ bool qnt_layout_get(size_t index, qnt_layout_info *info)
     if (!layout)
         return false;
     type = layout->ggml ? qnti_ggml_type_named(layout->ggml) : NULL;
-    *info = (qnt_layout_info){.name = layout->name, .title = layout->title, .block = type ? type->elements : 1};
+    *info = (qnt_layout_info){.name = layout->name, .title = layout->title, .block = columns_of(layout),
+                              .packs = layout->packer != NULL};
     if (type) {
         info->bits_per_weight = 8.0 * (double)type->bytes / (double)type->elements;
         info->importance = type->importance;

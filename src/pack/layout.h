@@ -1,17 +1,50 @@
 /*
- * layout.h - the table of layouts: what a format can hold of a quantized layer.
+ * layout.h - the table of layouts: what a format can hold of a quantized layer, and who packs it.
+ *
+ * A layout either prescribes its grid (the blocks of ggml), or states limits
+ * of the affine grids that it can hold (GPTQ, AWQ), or holds everything
+ * (native). Callers ask the functions below and need not know which.
  */
 #ifndef QNTI_LAYOUT_H
 #define QNTI_LAYOUT_H
 
 #include "pack/ggml.h"
 #include "qlinear/qlinear.h"
+#include <quant/pack.h>
+
+struct qnti_layout;
+
+/* Affine grids with a scale for each row and group, zeros that are whole numbers, scales in the layout's type. */
+struct qnti_affine_limits {
+    unsigned widths;                     /* bit b: codes of b bits */
+    unsigned least_zero;                 /* a zero lies in least_zero .. least_zero + 2^bits - 1 */
+    bool short_group;                    /* a last group that is shorter */
+    size_t in_multiple, out_multiple;
+};
+
+/* Codes to bytes and back; the layer has been checked by qnti_layout_holds. data[i] belongs to tensors[i]. */
+struct qnti_packer {
+    /* Everything of each tensor but its offset. */
+    qnt_status (*tensors)(const struct qnti_layout *layout, const qnt_qlinear *q, qnt_packed_tensor *tensors,
+                          size_t *count);
+    qnt_status (*pack)(const struct qnti_layout *layout, const qnt_qlinear *q, uint8_t *const *data);
+    /* Of the tensors, which come in any order, only their sizes in bytes have been checked. */
+    qnt_status (*unpack)(qnt_context *ctx, const struct qnti_layout *layout, const char *name,
+                         const qnt_packed_tensor *tensors, const uint8_t *const *data, size_t count, qnt_qlinear **q);
+};
+extern const struct qnti_packer qnti_block_packer;   /* blocks.c: rows of a ggml type */
+extern const struct qnti_packer qnti_gptq_packer;    /* gptq.c */
+extern const struct qnti_packer qnti_awq_packer;     /* awq.c */
 
 struct qnti_layout {
     const char *name, *title;
-    const char *ggml;                    /* name of a ggml type; NULL: parts of any kind (native) */
+    const char *ggml;                    /* name of the ggml type that prescribes the grid, or NULL */
     qnt_dtype scale_type;                /* of scales that the method chooses */
     const char *preferred;               /* "key=value,...": parameters where the user says nothing; or NULL */
+    bool group_index;                    /* holds groups along an order of processing */
+    const char *symmetric;               /* name of the layout that symmetric layers get instead, or NULL */
+    const struct qnti_affine_limits *limits;   /* NULL: the grid is prescribed, or any will do */
+    const struct qnti_packer *packer;    /* NULL: a single layer has no bytes of its own */
 };
 
 /* NULL, with a message that lists the known ones: unknown. "gguf:q4_0", "native"; case is ignored. */
@@ -19,9 +52,30 @@ const struct qnti_layout *qnti_layout_find(qnt_context *ctx, const char *name);
 const struct qnti_layout *qnti_layout_at(size_t index);
 /* Whether the layout prescribes a grid, and which. */
 bool qnti_layout_grid(const struct qnti_layout *layout, const struct qnti_kernels *kernels, struct qnti_grid *grid);
-/* QNT_UNSUPPORTED with what does not fit. */
+/* Whether what is done at run time stands beside the codes: a transform, quantized activations. NULL: yes. */
+bool qnti_layout_at_run_time(const struct qnti_layout *layout);
+/* QNT_UNSUPPORTED with what does not fit, and which layouts could hold it. */
 qnt_status qnti_layout_holds(const struct qnti_layout *layout, const qnt_qlinear *q);
 /* QNT_UNSUPPORTED where blocks do not divide the width. */
 qnt_status qnti_layout_width(qnt_context *ctx, const struct qnti_layout *layout, const char *layer, size_t in);
+/*
+ * Why a layer of this shape in groups of `group` columns (0: the row) cannot stand in the layout, for the plan, which
+ * then leaves it in float; NULL: it can.
+ */
+const char *qnti_layout_misfit(const struct qnti_layout *layout, size_t out, size_t in, size_t group);
+/* QNT_INVALID: no grid with this parameter can be held; the message names it, the method, and formats that could. */
+qnt_status qnti_layout_accepts(qnt_context *ctx, const struct qnti_layout *layout, const char *method,
+                               const char *parameter, double value);
+
+/* --- pack.c --- */
+/* The layout itself, or the one that it has for symmetric layers. */
+const struct qnti_layout *qnti_layout_for(const struct qnti_layout *layout, const qnt_qlinear *q);
+/* qnt_packed_tensors, qnt_pack and qnt_unpack, the latter with each tensor at a place of its own. */
+qnt_status qnti_layout_tensors(const struct qnti_layout *layout, const qnt_qlinear *q, qnt_packed_tensor *tensors,
+                               size_t *count, size_t *bytes);
+qnt_status qnti_layout_pack(const struct qnti_layout *layout, const qnt_qlinear *q, void *buffer, size_t bytes);
+qnt_status qnti_layout_unpack(qnt_context *ctx, const struct qnti_layout *layout, const char *name,
+                              const qnt_packed_tensor *tensors, const uint8_t *const *data, size_t count,
+                              qnt_qlinear **q);
 
 #endif

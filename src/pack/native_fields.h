@@ -12,11 +12,17 @@ enum { LAYER_VERSION, LAYER_OUT, LAYER_IN, LAYER_SEGMENTS, LAYER_WORDS };
 enum {
     GRID_ROWS, GRID_COLS, GRID_FORM, GRID_BITS, GRID_LEVELS, GRID_MAP, GRID_MAP_ROWS, GRID_MAP_COLS, GRID_INDEX_GROUPS,
     GRID_FLOAT_TYPE, GRID_SCALE_TYPE, GRID_INTEGER_OFFSET, GRID_CONSTANT_OFFSET, GRID_OFFSET_BITS, GRID_CODEBOOK,
-    GRID_CODEBOOK_PER_ROW, GRID_SYM, GRID_ABSMAX, GRID_INCLUDE_ZERO, GRID_HAS_VALUE, GRID_WORDS
+    GRID_CODEBOOK_PER_ROW, GRID_SYM, GRID_ABSMAX, GRID_INCLUDE_ZERO, GRID_HAS_VALUE, GRID_SIGNED, GRID_WORDS
 };
 
-/* PREFIX.act of an activation quantizer: whether static; f32 bits of clip and threshold; a cache's window and place */
-enum { ACT_FIXED, ACT_CLIP_BITS, ACT_THRESHOLD_BITS, ACT_WINDOW, ACT_BEFORE_ROPE, ACT_WORDS };
+/*
+ * PREFIX.act of an activation quantizer: whether static; f32 bits of clip and threshold; a cache's window and place;
+ * the type that inputs are rounded to; whether the range counts what a column left out has below the threshold
+ */
+enum {
+    ACT_FIXED, ACT_CLIP_BITS, ACT_THRESHOLD_BITS, ACT_WINDOW, ACT_BEFORE_ROPE, ACT_INPUT_TYPE, ACT_RANGE_OF_KEPT,
+    ACT_WORDS
+};
 
 /* L.rotation: block, small */
 enum { ROTATION_BLOCK, ROTATION_SMALL, ROTATION_WORDS };

@@ -85,6 +85,8 @@ static qnt_status check_grid(const struct reader *r, const int32_t *w)
     if (!in_range(w[GRID_BITS], 1, MOST_BITS) || !in_range(w[GRID_LEVELS], 2, 1 << w[GRID_BITS]) ||
         !isfinite(qnti_float((uint32_t)w[GRID_OFFSET_BITS])))
         return bad(r, "grid", "has impossible bits, levels or offset");
+    if (w[GRID_SIGNED] && !(fabsf(qnti_float((uint32_t)w[GRID_OFFSET_BITS])) <= 1 << MOST_BITS))
+        return bad(r, "grid", "has signed codes about an impossible middle");
     if (w[GRID_MAP_ROWS] < 0 || w[GRID_MAP_COLS] < (w[GRID_MAP] == QNTI_MAP_FLAT) ||
         !in_range(w[GRID_INDEX_GROUPS], w[GRID_MAP] == QNTI_MAP_INDEX, w[GRID_COLS]))
         return bad(r, "grid", "has impossible groups");
@@ -119,7 +121,8 @@ static qnt_status read_grid(const struct reader *r, struct qnti_grid *grid, size
                                .codebook_per_row = w[GRID_CODEBOOK_PER_ROW] != 0,
                                .sym = w[GRID_SYM] != 0,
                                .absmax = w[GRID_ABSMAX] != 0,
-                               .include_zero = w[GRID_INCLUDE_ZERO] != 0};
+                               .include_zero = w[GRID_INCLUDE_ZERO] != 0,
+                               .signed_codes = w[GRID_SIGNED] != 0};
     return QNT_OK;
 }
 
@@ -292,7 +295,10 @@ static qnt_status read_act(const struct reader *r, const char *suffix, size_t co
     (*act)->threshold = qnti_float((uint32_t)words[ACT_THRESHOLD_BITS]);
     (*act)->window = (size_t)words[ACT_WINDOW];
     (*act)->before_rope = words[ACT_BEFORE_ROPE] != 0;
-    if (!(fabsf((*act)->clip) <= 1) || !isfinite((*act)->threshold) || words[ACT_WINDOW] < 0)
+    (*act)->input_type = (qnt_dtype)words[ACT_INPUT_TYPE];
+    (*act)->range_of_kept = words[ACT_RANGE_OF_KEPT] != 0;
+    if (!(fabsf((*act)->clip) <= 1) || !((*act)->threshold >= 0) || words[ACT_WINDOW] < 0 ||
+        !float_type(words[ACT_INPUT_TYPE]))
         QNT_CHECK(bad(r, suffix, "has an impossible clip, threshold or window"));
     if ((*act)->fixed)
         QNT_CHECK(read_parts(&inner, (*act)->fixed));

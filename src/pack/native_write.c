@@ -119,7 +119,8 @@ static qnt_status add_grid(const struct writer *w, const struct qnti_numbers *q)
                                  [GRID_SYM] = g->sym,
                                  [GRID_ABSMAX] = g->absmax,
                                  [GRID_INCLUDE_ZERO] = g->include_zero,
-                                 [GRID_HAS_VALUE] = q->value != NULL};
+                                 [GRID_HAS_VALUE] = q->value != NULL,
+                                 [GRID_SIGNED] = g->signed_codes};
     return add_words(w, "grid", words, GRID_WORDS);
 }
 
@@ -174,6 +175,8 @@ static qnt_status add_act(const struct writer *w, const char *suffix, const stru
     words[ACT_THRESHOLD_BITS] = (int32_t)qnti_bits(act->threshold);
     words[ACT_WINDOW] = (int32_t)qnti_min(act->window, INT32_MAX);
     words[ACT_BEFORE_ROPE] = act->before_rope;
+    words[ACT_INPUT_TYPE] = (int32_t)act->input_type;
+    words[ACT_RANGE_OF_KEPT] = act->range_of_kept;
     QNT_TRY(add_words(w, suffix, words, ACT_WORDS));
     snprintf(name, sizeof name, "%s_grid", suffix);
     if (act->fixed)

@@ -16,21 +16,27 @@
 struct forward {
     const qnt_qlinear *q;
     size_t tokens;
-    float *input;              /* x', [tokens][in] */
-    float *quantized;          /* the same on its grids */
+    float *quantized;          /* actq(T(x)), [tokens][in] */
     uint8_t *kept;             /* [in], columns that the threshold left out */
     float *y;
 };
 
-static qnt_status transform_input(const qnt_qlinear *q, qnt_matrix x, struct forward *f)
+bool qnti_qlinear_quantizes_inputs(const qnt_qlinear *q)
 {
-    float *scratch = NULL;
-    QNT_TRY(qnti_matrix_rows(q->ctx, x, 0, x.rows, f->input));
+    for (size_t s = 0; s < q->segment_count; s++)
+        if (q->segments[s].act)
+            return true;
+    return q->act != NULL;
+}
+
+static qnt_status transform_input(const qnt_qlinear *q, size_t tokens, float *x)
+{
+    float *scratch;
     if (qnti_transform_is_identity(&q->transform))
         return QNT_OK;
     QNT_TRY(QNTI_NEW_RAW(q->ctx, 2 * q->in, &scratch));
-    for (size_t t = 0; t < x.rows; t++) {
-        float *row = f->input + t * q->in;
+    for (size_t t = 0; t < tokens; t++) {
+        float *row = x + t * q->in;
         qnti_transform_forward(&q->transform, q->in, row, scratch, scratch + q->in);
         memcpy(row, scratch, q->in * sizeof *row);
     }
@@ -38,21 +44,37 @@ static qnt_status transform_input(const qnt_qlinear *q, qnt_matrix x, struct for
     return QNT_OK;
 }
 
-static qnt_status quantize_input(const qnt_qlinear *q, struct forward *f)
+/* Segments with a quantizer of their own: it stands in place of the layer's. `input` is T(x). */
+static qnt_status quantize_segments(const qnt_qlinear *q, const float *input, size_t tokens, float *y, uint8_t *kept)
 {
-    if (q->act)
-        QNT_TRY(qnti_actquant_apply(q->ctx, q->act, f->input, f->tokens, q->in, q->in, f->quantized, f->kept));
-    else
-        memcpy(f->quantized, f->input, f->tokens * q->in * sizeof *f->input);
-    for (size_t s = 0; s < q->segment_count; s++) { /* a segment's own quantizer stands in place of the layer's */
+    for (size_t s = 0; s < q->segment_count; s++) {
         const struct qnti_segment *g = &q->segments[s];
         if (!g->act)
             continue;
-        memset(f->kept + g->first, 0, g->cols);
-        QNT_TRY(qnti_actquant_apply(q->ctx, g->act, f->input + g->first, f->tokens, g->cols, q->in,
-                                    f->quantized + g->first, f->kept + g->first));
+        memset(kept + g->first, 0, g->cols);
+        QNT_TRY(qnti_actquant_apply(q->ctx, g->act, input + g->first, tokens, g->cols, q->in, y + g->first,
+                                    kept + g->first));
     }
     return QNT_OK;
+}
+
+qnt_status qnti_qlinear_inputs(const qnt_qlinear *q, const float *x, size_t tokens, float *y, uint8_t *kept)
+{
+    size_t n = tokens * q->in;
+    float *input = NULL;
+    qnt_status status;
+    QNT_CHECK(QNTI_NEW_RAW(q->ctx, n, &input));
+    if (n)
+        memcpy(input, x, n * sizeof *input);
+    QNT_CHECK(transform_input(q, tokens, input));
+    if (q->act)
+        QNT_CHECK(qnti_actquant_apply(q->ctx, q->act, input, tokens, q->in, q->in, y, kept));
+    else if (n)
+        memcpy(y, input, n * sizeof *y);
+    status = quantize_segments(q, input, tokens, y, kept);
+cleanup:
+    qnti_free(q->ctx, input);
+    return status;
 }
 
 static void full_row(const qnt_qlinear *q, size_t r, const uint8_t *kept, float *row)
@@ -82,23 +104,57 @@ static qnt_status forward_row(void *arg, size_t r)
     return QNT_OK;
 }
 
-qnt_status qnt_forward(const qnt_qlinear *q, qnt_matrix x, float *y)
+static void forward_free(struct forward *f)
 {
-    struct forward f = {.q = q, .tokens = x.rows, .y = y};
-    qnt_status status;
+    qnti_free(f->q->ctx, f->quantized);
+    qnti_free(f->q->ctx, f->kept);
+}
+
+static qnt_status forward_open(const qnt_qlinear *q, qnt_matrix x, struct forward *f)
+{
+    *f = (struct forward){.q = q, .tokens = x.rows};
     if (x.cols != q->in)
         return qnti_fail(q->ctx, QNT_INVALID, "layer %s: input has %zu columns, not %zu", q->name, x.cols, q->in);
-    if (x.rows == 0)
-        return QNT_OK;
-    QNT_CHECK(QNTI_NEW_RAW(q->ctx, x.rows * q->in, &f.input));
-    QNT_CHECK(QNTI_NEW_RAW(q->ctx, x.rows * q->in, &f.quantized));
-    QNT_CHECK(QNTI_NEW(q->ctx, q->in, &f.kept));
-    QNT_CHECK(transform_input(q, x, &f));
-    QNT_CHECK(quantize_input(q, &f));
-    QNT_CHECK(qnti_parallel(q->ctx, q->out, forward_row, &f));
+    QNT_TRY(QNTI_NEW_RAW(q->ctx, x.rows * q->in, &f->quantized));
+    QNT_TRY(QNTI_NEW(q->ctx, q->in, &f->kept));
+    QNT_TRY(qnti_matrix_rows(q->ctx, x, 0, x.rows, f->quantized));
+    return qnti_qlinear_inputs(q, f->quantized, x.rows, f->quantized, f->kept);
+}
+
+qnt_status qnt_forward(const qnt_qlinear *q, qnt_matrix x, float *y)
+{
+    struct forward f;
+    qnt_status status = forward_open(q, x, &f);
+    f.y = y;
+    if (status == QNT_OK)
+        status = qnti_parallel(q->ctx, q->out, forward_row, &f);
+    forward_free(&f);
+    return status;
+}
+
+/* Where each column of the input stands behind the transform's permutation. */
+static void unpermute(const qnt_qlinear *q, const uint8_t *marks, uint8_t *kept)
+{
+    for (size_t j = 0; j < q->in; j++)
+        kept[q->transform.permutation ? q->transform.permutation[j] : j] = marks[j];
+}
+
+qnt_status qnt_dequantize_batch(const qnt_qlinear *q, qnt_matrix x, float *weight, uint8_t *kept)
+{
+    struct forward f;
+    float *row = NULL;
+    qnt_status status;
+    QNT_CHECK(forward_open(q, x, &f));
+    QNT_CHECK(QNTI_NEW_RAW(q->ctx, 3 * q->in, &row));
+    for (size_t r = 0; r < q->out; r++) {
+        qnti_qlinear_row(q, r, row);
+        if (q->full)
+            full_row(q, r, f.kept, row);
+        qnti_transform_weight_back(&q->transform, q->in, row, weight + r * q->in, row + q->in);
+    }
+    unpermute(q, f.kept, kept);
 cleanup:
-    qnti_free(q->ctx, f.input);
-    qnti_free(q->ctx, f.quantized);
-    qnti_free(q->ctx, f.kept);
+    qnti_free(q->ctx, row);
+    forward_free(&f);
     return status;
 }

@@ -36,6 +36,17 @@ static const struct qnti_segment *main_segment(const qnt_qlinear *q)
     return NULL;
 }
 
+/* What is taken off a code before it is shown. */
+static int32_t shown_offset(const struct qnti_grid *grid)
+{
+    return grid->signed_codes ? (int32_t)grid->offset : 0;
+}
+
+static int32_t shown_code(const struct qnti_numbers *w, size_t r, size_t c)
+{
+    return (int32_t)qnti_numbers_code(w, r, c) - shown_offset(&w->grid);
+}
+
 static qnt_status get_codes(const qnt_qlinear *q, qnt_part *part)
 {
     int32_t *codes;
@@ -46,8 +57,7 @@ static qnt_status get_codes(const qnt_qlinear *q, qnt_part *part)
     for (size_t s = 0; s < q->segment_count; s++)
         for (size_t r = 0; coded(&q->segments[s]) && r < q->out; r++)
             for (size_t c = 0; c < q->segments[s].cols; c++)
-                codes[r * q->in + column_of(q, q->segments[s].first + c)] =
-                    qnti_numbers_code(q->segments[s].weight, r, c);
+                codes[r * q->in + column_of(q, q->segments[s].first + c)] = shown_code(q->segments[s].weight, r, c);
     return QNT_OK;
 }
 
@@ -68,7 +78,8 @@ static qnt_status get_affine(const qnt_qlinear *q, bool offsets, qnt_part *part)
     for (size_t r = 0; r < rows; r++)
         for (size_t g = 0; g < groups; g++) {
             size_t row = rows == w->scale->rows ? r : r / w->grid.map.rows;
-            values[r * groups + g] = second ? second->value[row * groups + g] : w->grid.offset;
+            values[r * groups + g] = second ? second->value[row * groups + g]
+                                             : w->grid.offset - (float)shown_offset(&w->grid);
         }
     return QNT_OK;
 }
@@ -208,7 +219,7 @@ static qnt_status get_act(const qnt_qlinear *q, bool offsets, qnt_part *part)
     if (second)
         return get_floats(q, second->value, 1, second->cols, 1, part);
     QNT_TRY(new_part(q, part, 1, 1, 1));
-    *(float *)part->data = fixed->grid.offset;
+    *(float *)part->data = fixed->grid.offset - (float)shown_offset(&fixed->grid);
     return QNT_OK;
 }
 

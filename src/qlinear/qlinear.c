@@ -66,6 +66,11 @@ size_t qnt_qlinear_out(const qnt_qlinear *q)
     return q->out;
 }
 
+bool qnt_qlinear_chooses_columns(const qnt_qlinear *q)
+{
+    return q->act && q->act->threshold > 0;
+}
+
 size_t qnt_qlinear_in(const qnt_qlinear *q)
 {
     return q->in;

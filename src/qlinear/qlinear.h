@@ -55,6 +55,11 @@ qnt_status qnti_segment_fill(qnt_qlinear *q, struct qnti_segment *segment, const
 /* Adds a line to the report's warnings. */
 qnt_status qnti_qlinear_warn(qnt_qlinear *q, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Whether the layer's inputs are quantized at run time. */
+bool qnti_qlinear_quantizes_inputs(const qnt_qlinear *q);
+/* actq(T(x)) of tokens x [tokens][in], and kept [in], zero before: 1 for columns that the batch leaves out. */
+qnt_status qnti_qlinear_inputs(const qnt_qlinear *q, const float *x, size_t tokens, float *y, uint8_t *kept);
+
 /* Row r of Q' + a b, in the coordinates of x' ([in]). */
 void qnti_qlinear_row(const qnt_qlinear *q, size_t r, float *row);
 /* Rows [first, first + n) of the effective weight in original coordinates. `rows` [n][in]. */

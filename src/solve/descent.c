@@ -12,7 +12,7 @@
 #include "base/kernels.h"
 #include "linalg/blas.h"
 
-enum { BLOCK = 128 };
+enum { BLOCK = 128, CHUNK_ROWS = 256 };
 
 /* A chunk of rows, transposed: [column][row]. */
 struct chunk {
@@ -185,7 +185,7 @@ cleanup:
 
 qnt_status qnti_descend(qnt_context *ctx, const float *w, const float *h, size_t passes, struct qnti_numbers *q)
 {
-    struct descent_task t = {ctx, w, h, passes, qnti_chunk_rows(&q->grid, q->rows), q};
+    struct descent_task t = {ctx, w, h, passes, qnti_chunk_rows(&q->grid, q->rows, CHUNK_ROWS), q};
     if (q->grid.form != QNTI_FORM_ZERO && q->grid.form != QNTI_FORM_MIN)
         return QNT_OK; /* floats have no codes; codebooks come from methods that place them themselves */
     return qnti_parallel(ctx, qnti_ceil_div(q->rows, t.chunk), descend_chunk, &t);

@@ -3,10 +3,11 @@
  *
  * For column j with U^T U = H^-1:  q = round(w),  e = (w - q) / U_jj,
  *     w_k -= e U_jk (+ w P_jk)  for k > j
- * inside a block of columns, and for all later columns at once, as a gemm,
- * behind it (Frantar et al., GPTQ, algorithm 1; GPTAQ's P). A grid that is
- * fitted on the way sees its columns as they were when the block began
- * (gptq.md, "Stale grids").
+ * inside a block of columns, and for later columns at once, as a gemm, behind
+ * it (Frantar et al., GPTQ, algorithm 1; GPTAQ's P). Columns beyond the panel
+ * of several blocks in hand wait: a panel that begins takes the errors of all
+ * columns before it as one gemm. A grid that is fitted on the way sees its
+ * columns as they were when the block began (gptq.md, "Stale grids").
  *
  * A chunk of rows is held transposed, [column][row]: a column's weights, codes
  * and errors are then runs of memory.
@@ -18,21 +19,25 @@
 #include "base/number.h"
 #include "linalg/blas.h"
 
+enum { CHUNK_ROWS = 256, PANEL = 512, TILE = 16 };
+
 /* One chunk of rows on its way through the columns. */
 struct chunk {
     qnt_context *ctx;
     const struct qnti_feedback *f;
     struct qnti_numbers *q;
     const struct qnti_kernels *kernels;
-    size_t first, rows, cols, block, span;
-    float *w;                  /* [cols][rows], processing order; not touched inside a block */
+    size_t first, rows, cols, block, span, panel;
+    size_t begin;              /* position where the panel in hand begins */
+    float *w;                  /* [panel][rows], processing order; not touched inside a block */
     float *work;               /* [block][rows], the block's working copy */
-    float *error, *done;       /* [block][rows]: e, and q for GPTAQ */
+    float *error;              /* [cols][rows], e of all columns so far */
+    float *done;               /* q: [cols][rows] for GPTAQ, else [block][rows] */
     float *band;               /* [rows][span], what a fit sees */
     float *band_importance;    /* [span] */
     float *band_factor;        /* [span], the factor's diagonal */
     float *scale, *offset;     /* [rows] of the group in hand */
-    uint16_t *code;            /* [rows] */
+    uint16_t *code;            /* [block][rows] */
     uint8_t *keep;             /* [rows] */
     uint32_t *position;        /* [cols] column -> position */
     uint8_t *fitted;           /* [spans] */
@@ -41,30 +46,10 @@ struct chunk {
 
 static void chunk_free(struct chunk *c)
 {
-    void *memory[] = {c->w,      c->work, c->error, c->done,     c->band,  c->band_importance, c->band_factor,
-                      c->scale, c->offset, c->code, c->keep, c->position, c->fitted};
+    void *memory[] = {c->w,     c->work,   c->error, c->done, c->band,     c->band_importance, c->band_factor,
+                      c->scale, c->offset, c->code,  c->keep, c->position, c->fitted};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         qnti_free(c->ctx, memory[i]);
-}
-
-static qnt_status chunk_create(struct chunk *c)
-{
-    qnt_context *ctx = c->ctx;
-    c->block = qnti_min(c->f->block, c->cols);
-    c->span = qnti_min(qnti_grid_span(&c->q->grid, c->cols), c->cols);
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->cols * c->rows, &c->w));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->block * c->rows, &c->work));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->block * c->rows, &c->error));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->block * c->rows, &c->done));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->span * c->rows, &c->band));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->span, &c->band_importance));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->span, &c->band_factor));
-    QNT_TRY(QNTI_NEW(ctx, c->rows, &c->keep));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->rows, &c->scale));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->rows, &c->offset));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->rows, &c->code));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->cols, &c->position));
-    return QNTI_NEW(ctx, qnti_ceil_div(c->cols, c->span), &c->fitted);
 }
 
 static uint32_t column_at(const struct chunk *c, size_t position)
@@ -72,15 +57,54 @@ static uint32_t column_at(const struct chunk *c, size_t position)
     return c->f->order ? c->f->order[position] : (uint32_t)position;
 }
 
-static void load(struct chunk *c)
+/* Whether the columns of each span stand in a run of positions that begins at a multiple of the span. */
+static bool spans_are_runs(const struct chunk *c)
 {
+    if (c->q->grid.map.kind == QNTI_MAP_INDEX || !c->f->order)
+        return true;
+    for (size_t j = 0; j < c->cols; j++)
+        if (column_at(c, j) / c->span != column_at(c, j / c->span * c->span) / c->span)
+            return false;
+    return true;
+}
+
+/* Whole blocks, and whole spans if they are fitted on the way: a fit must find its columns up to date. */
+static size_t panel_size(const struct chunk *c)
+{
+    size_t unit = c->block;
+    if (!c->f->fixed && !spans_are_runs(c))
+        return c->cols;
+    while (!c->f->fixed && unit % c->span && unit < c->cols)
+        unit += c->block;
+    return qnti_min(qnti_ceil_div(PANEL, unit) * unit, c->cols);
+}
+
+static qnt_status chunk_create(struct chunk *c)
+{
+    qnt_context *ctx = c->ctx;
+    c->block = qnti_min(c->f->block, c->cols);
+    c->span = qnti_min(qnti_grid_span(&c->q->grid, c->cols), c->cols);
+    c->panel = panel_size(c);
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->panel * c->rows, &c->w));
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->block * c->rows, &c->work));
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->cols * c->rows, &c->error));
+    QNT_TRY(QNTI_NEW_RAW(ctx, (c->f->pull ? c->cols : c->block) * c->rows, &c->done));
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->span * c->rows, &c->band));
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->span, &c->band_importance));
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->span, &c->band_factor));
+    QNT_TRY(QNTI_NEW(ctx, c->rows, &c->keep));
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->rows, &c->scale));
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->rows, &c->offset));
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->block * c->rows, &c->code));
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->cols, &c->position));
     for (size_t j = 0; j < c->cols; j++)
         c->position[column_at(c, j)] = (uint32_t)j;
-    for (size_t r = 0; r < c->rows; r++) {
-        const float *row = c->f->w + (c->first + r) * c->cols;
-        for (size_t j = 0; j < c->cols; j++)
-            c->w[j * c->rows + r] = row[column_at(c, j)];
-    }
+    return QNTI_NEW(ctx, qnti_ceil_div(c->cols, c->span), &c->fitted);
+}
+
+static float *done_at(const struct chunk *c, size_t position)
+{
+    return c->done + (c->f->pull ? position : position % c->block) * c->rows;
 }
 
 /*
@@ -98,7 +122,7 @@ static void fit_span(struct chunk *c, size_t j)
     for (size_t k = 0; k < n; k++) {
         size_t position = along ? j + k : c->position[start + k];
         for (size_t r = 0; r < c->rows; r++)
-            c->band[r * c->span + k] = c->w[position * c->rows + r];
+            c->band[r * c->span + k] = c->w[(position - c->begin) * c->rows + r];
         c->band_factor[k] = c->f->factor[position * c->cols + position];
         if (c->f->importance)
             c->band_importance[k] = c->f->importance[column_at(c, position)];
@@ -129,24 +153,34 @@ static void take_grid(struct chunk *c, size_t j)
         qnti_numbers_affine(c->q, c->first + r, column, &c->scale[r], &c->offset[r]);
 }
 
-/* Codes and values of one column; value may be the column's place in `done`. */
+/* Codes and values of one column. */
 static void round_column(struct chunk *c, size_t j, const float *w, float *value)
 {
     struct qnti_numbers *q = c->q;
-    uint32_t column = column_at(c, j);
+    uint16_t *code = c->code + j % c->block * c->rows;
     if (q->grid.codebook_per_row)
         for (size_t r = 0; r < c->rows; r++)
             qnti_grid_round(&q->grid, qnti_numbers_codebook(q, c->first + r), 1, w + r, c->scale + r, c->offset + r, 0,
-                            c->code + r, value + r);
+                            code + r, value + r);
     else
-        qnti_grid_round(&q->grid, qnti_numbers_codebook(q, c->first), c->rows, w, c->scale, c->offset, 1, c->code,
-                        value);
-    if (q->grid.form == QNTI_FORM_FLOAT)
-        for (size_t r = 0; r < c->rows; r++)
-            q->value[(c->first + r) * q->cols + column] = value[r];
-    else
-        for (size_t r = 0; r < c->rows; r++)
-            qnti_numbers_put_codes(q, c->first + r, column, 1, c->code + r);
+        qnti_grid_round(&q->grid, qnti_numbers_codebook(q, c->first), c->rows, w, c->scale, c->offset, 1, code, value);
+    for (size_t r = 0; q->grid.form == QNTI_FORM_FLOAT && r < c->rows; r++)
+        q->value[(c->first + r) * q->cols + column_at(c, j)] = value[r];
+}
+
+/* The block's codes go to their rows, a few columns of all rows at a time: runs that the cache holds. */
+static void store_codes(struct chunk *c, size_t begin, size_t end)
+{
+    uint16_t run[TILE];
+    for (size_t j = begin; c->q->grid.form != QNTI_FORM_FLOAT && j < end; j += TILE)
+        for (size_t r = 0, n = qnti_min(TILE, end - j); r < c->rows; r++) {
+            for (size_t k = 0; k < n; k++)
+                run[k] = c->code[(j + k - begin) * c->rows + r];
+            if (!c->f->order)
+                qnti_numbers_put_codes(c->q, c->first + r, j, n, run);
+            for (size_t k = 0; c->f->order && k < n; k++)
+                qnti_numbers_put_codes(c->q, c->first + r, column_at(c, j + k), 1, run + k);
+        }
 }
 
 /* Weights that the rule keeps have their own value, and what is left of their error goes on. */
@@ -166,8 +200,7 @@ static void keep_outliers(struct chunk *c, size_t j, const float *w, float *valu
 static void process_column(struct chunk *c, size_t begin, size_t end, size_t j)
 {
     size_t rows = c->rows;
-    float *w = c->work + (j - begin) * rows, *error = c->error + (j - begin) * rows,
-          *done = c->done + (j - begin) * rows;
+    float *w = c->work + (j - begin) * rows, *error = c->error + j * rows, *done = done_at(c, j);
     const float *u = c->f->factor + j * c->cols, *p = c->f->pull ? c->f->pull + j * c->cols : NULL;
     take_grid(c, j);
     round_column(c, j, w, done);
@@ -183,43 +216,63 @@ static void process_column(struct chunk *c, size_t begin, size_t end, size_t j)
     }
 }
 
-/* Later columns of the chunk: W^T -= U^T E, and += P^T Q. */
-static void update_rest(struct chunk *c, size_t begin, size_t end)
+/* Positions [begin, end) of the panel take the errors of [from, to): W^T -= U^T E, and += P^T Q. */
+static void spread(struct chunk *c, size_t from, size_t to, size_t begin, size_t end)
 {
-    struct qnti_gemm g = {.m = c->cols - end,
+    struct qnti_gemm g = {.m = end - begin,
                           .n = c->rows,
-                          .k = end - begin,
-                          .a = c->f->factor + begin * c->cols + end,
+                          .k = to - from,
+                          .a = c->f->factor + from * c->cols + begin,
                           .lda = c->cols,
                           .transpose_a = true,
-                          .b = c->error,
+                          .b = c->error + from * c->rows,
                           .ldb = c->rows,
-                          .c = c->w + end * c->rows,
+                          .c = c->w + (begin - c->begin) * c->rows,
                           .ldc = c->rows,
                           .alpha = -1,
                           .beta = 1};
-    if (end == c->cols)
+    if (from == to || begin == end)
         return;
     qnti_gemm_one(&g);
     if (c->f->pull) {
-        g.a = c->f->pull + begin * c->cols + end;
-        g.b = c->done;
+        g.a = c->f->pull + from * c->cols + begin;
+        g.b = done_at(c, from);
         g.alpha = 1;
         qnti_gemm_one(&g);
     }
 }
 
-static void process(struct chunk *c)
+/* The weights of positions [begin, end), as the columns before them leave them. */
+static void load_panel(struct chunk *c, size_t begin, size_t end)
 {
-    load(c);
-    c->group = UINT32_MAX;
-    for (size_t begin = 0; begin < c->cols; begin += c->block) {
-        size_t end = qnti_min(begin + c->block, c->cols);
-        memcpy(c->work, c->w + begin * c->rows, (end - begin) * c->rows * sizeof *c->work);
+    c->begin = begin;
+    for (size_t j = begin; j < end; j += TILE)
+        for (size_t r = 0; r < c->rows; r++) {
+            const float *row = c->f->w + (c->first + r) * c->cols;
+            for (size_t k = j; k < qnti_min(j + TILE, end); k++)
+                c->w[(k - begin) * c->rows + r] = row[column_at(c, k)];
+        }
+    spread(c, 0, begin, begin, end);
+}
+
+static void process_panel(struct chunk *c, size_t first, size_t last)
+{
+    load_panel(c, first, last);
+    for (size_t begin = first; begin < last; begin += c->block) {
+        size_t end = qnti_min(begin + c->block, last);
+        memcpy(c->work, c->w + (begin - first) * c->rows, (end - begin) * c->rows * sizeof *c->work);
         for (size_t j = begin; j < end; j++)
             process_column(c, begin, end, j);
-        update_rest(c, begin, end);
+        store_codes(c, begin, end);
+        spread(c, begin, end, end, last);
     }
+}
+
+static void process(struct chunk *c)
+{
+    c->group = UINT32_MAX;
+    for (size_t begin = 0; begin < c->cols; begin += c->panel)
+        process_panel(c, begin, qnti_min(begin + c->panel, c->cols));
 }
 
 struct feedback_task {
@@ -249,6 +302,6 @@ static qnt_status feedback_chunk(void *arg, size_t index)
 
 qnt_status qnti_error_feedback(qnt_context *ctx, const struct qnti_feedback *f, struct qnti_numbers *q)
 {
-    struct feedback_task t = {ctx, f, q, qnti_chunk_rows(&q->grid, q->rows)};
+    struct feedback_task t = {ctx, f, q, qnti_chunk_rows(&q->grid, q->rows, CHUNK_ROWS)};
     return qnti_parallel(ctx, qnti_ceil_div(q->rows, t.chunk), feedback_chunk, &t);
 }

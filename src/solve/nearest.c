@@ -3,9 +3,17 @@
  */
 #include "solve/solve.h"
 
-enum { CHUNK_ROWS = 64 };
+enum { CHUNK_ROWS = 64, LEAST_ROWS = 64, ROWS_STEP = 16, LEAST_CHUNKS = 8, CHUNKS_STEP = 4 };
 
-size_t qnti_chunk_rows(const struct qnti_grid *grid, size_t rows)
+/* `most` rows or fewer, so that there are several chunks, and about as many for each of 2 or 4 threads. */
+static size_t even_share(size_t rows, size_t most)
+{
+    size_t chunks = qnti_ceil_div(qnti_ceil_div(rows, most), CHUNKS_STEP) * CHUNKS_STEP;
+    size_t share = qnti_ceil_div(rows, qnti_max(chunks, LEAST_CHUNKS));
+    return qnti_max(LEAST_ROWS, qnti_ceil_div(share, ROWS_STEP) * ROWS_STEP);
+}
+
+size_t qnti_chunk_rows(const struct qnti_grid *grid, size_t rows, size_t most)
 {
     size_t tied = grid->map.rows;
     const struct qnti_grid *seconds[] = {grid->scale_grid, grid->offset_grid};
@@ -15,7 +23,7 @@ size_t qnti_chunk_rows(const struct qnti_grid *grid, size_t rows)
     for (size_t i = 0; i < 2; i++)
         if (seconds[i] && seconds[i]->form != QNTI_FORM_FLOAT)
             tied *= seconds[i]->map.rows ? seconds[i]->map.rows : qnti_ceil_div(rows, tied);
-    return qnti_ceil_div(CHUNK_ROWS, tied) * tied;
+    return qnti_ceil_div(even_share(rows, most), tied) * tied;
 }
 
 struct nearest {
@@ -92,7 +100,7 @@ static qnt_status run_flat(struct nearest *t)
 static qnt_status run(qnt_context *ctx, const float *w, const float *importance, const float *row_power, bool codes,
                       struct qnti_numbers *q)
 {
-    struct nearest t = {ctx, w, importance, row_power, q, qnti_chunk_rows(&q->grid, q->rows), codes};
+    struct nearest t = {ctx, w, importance, row_power, q, qnti_chunk_rows(&q->grid, q->rows, CHUNK_ROWS), codes};
     if (q->grid.map.kind == QNTI_MAP_FLAT && q->grid.form != QNTI_FORM_FLOAT)
         return run_flat(&t);
     return qnti_parallel(ctx, qnti_ceil_div(q->rows, t.chunk), nearest_chunk, &t);

@@ -11,8 +11,8 @@
 
 #include "grid/grid.h"
 
-/* Rows that a solver takes at a time: 64, or more where rows are tied. */
-size_t qnti_chunk_rows(const struct qnti_grid *grid, size_t rows);
+/* Rows that a solver takes at a time: at most about `most`, at least 64, more where rows are tied. */
+size_t qnti_chunk_rows(const struct qnti_grid *grid, size_t rows, size_t most);
 
 /* --- nearest.c: fits each span, takes its own codes. importance, row_power: see qnti_band; NULL or both. --- */
 qnt_status qnti_nearest(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
@@ -21,6 +21,15 @@ qnt_status qnti_nearest(qnt_context *ctx, const float *w, const float *importanc
 /* Scales and offsets only, from W: grids that do not depend on feedback. */
 qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
                         struct qnti_numbers *q);
+
+/* --- clip.c: W's groups limited to the range with the least output error on their grid (AWQ) --- */
+struct qnti_clip {
+    const float *hessian;                    /* (cols, cols) */
+    const float *importance, *row_power;     /* for fits; or NULL */
+    size_t steps, tried;                     /* ranges m (1 - i / steps), i < tried */
+};
+qnt_status qnti_clip(qnt_context *ctx, const struct qnti_grid *grid, const struct qnti_clip *rule, size_t rows,
+                     size_t cols, float *w);
 
 /* --- error_feedback.c (GPTQ) --- */
 

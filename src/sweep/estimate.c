@@ -11,9 +11,9 @@
 #include <string.h>
 
 enum {
-    PROCESS_BYTES = 24 << 20,       /* the program, its libraries, JSON and tokenizer of a small model */
-    BLAS_BYTES = 24 << 20,          /* OpenBLAS packs operands into a buffer of its own for each thread */
-    CHUNK_ROWS = 64                 /* rows that a solver holds (solve/nearest.c) */
+    PROCESS_BYTES = 16 << 20,       /* the program, its libraries, JSON and tokenizer of a small model */
+    BLAS_BYTES = 8 << 20,           /* OpenBLAS packs operands into a buffer of its own for each thread; touched of it */
+    CHUNK_ROWS = 256                /* rows that a solver holds (solve/error_feedback.c, descent.c) */
 };
 
 /* Bytes that a layer's numbers take in memory beside the matrix itself: codes, scales, offsets. */
@@ -22,14 +22,15 @@ static double numbers_bytes(double weights)
     return 1.25 * weights;
 }
 
-/* Working memory of a thread in the solvers: a chunk's weights, gradient and changes. */
+/* Working memory of a thread in the solvers: a chunk's weights or gradient, errors or changes, values, codes. */
 static double thread_bytes(double in)
 {
-    return 4 * CHUNK_ROWS * in * 3 + BLAS_BYTES;
+    return CHUNK_ROWS * in * (3 * 4 + 2) + BLAS_BYTES;
 }
 
+/* `kept`: what of it may lie in a file. */
 struct need {
-    double memory, flops;
+    double memory, kept, flops;
 };
 
 static double layers_weights(const struct qnt_plan *plan, enum qnti_site site, double *largest)
@@ -52,8 +53,7 @@ static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, b
     double in = (double)qnti_site_width(c, site), tokens = (double)plan->totals.tokens, largest;
     double weights = layers_weights(plan, site, &largest);
     bool kept = site == QNTI_SITE_O || site == QNTI_SITE_DOWN;
-    struct need n = {0};
-    n.memory = (kept ? 4 * tokens * in : 0) + numbers_bytes(weights);
+    struct need n = {.kept = kept ? 4 * tokens * in : 0, .memory = numbers_bytes(weights)};
     n.memory += 4 * largest + threads * thread_bytes(in); /* the layer's working copy */
     if (hessian)
         n.memory += (4 + 4 + 4) * in * in;                /* f64 sums (half), f32 Hessian, factor */
@@ -79,23 +79,58 @@ static double block_weights(const struct qnt_plan *plan)
     return sum;
 }
 
-static void estimate_work(struct qnt_plan *plan)
+static double greater(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+/* Working memory of the forward pass on one window. */
+static double window_bytes(const struct qnt_plan *plan, double threads)
 {
     const struct qnti_config *c = &plan->model->checkpoint->config;
+    double seqlen = (double)plan->windows.tokens;
+    return 4 * seqlen * (3.0 * (double)c->hidden + 3.0 * (double)c->ffn + 3.0 * (double)(c->heads * c->head_dim)) +
+           4 * threads * seqlen * seqlen;
+}
+
+static void estimate_work(struct qnt_plan *plan)
+{
     double threads = (double)qnti_max((size_t)qnt_context_threads(plan->ctx), 1);
-    double streams = plan->recipe && qnt_recipe_needs_pairs(plan->recipe) ? 2 : 1, site_memory = 0;
-    double seqlen = (double)plan->windows.tokens, base;
+    double streams = plan->recipe && qnt_recipe_needs_pairs(plan->recipe) ? 2 : 1;
+    double x = 4 * (double)plan->totals.tokens * (double)plan->model->checkpoint->config.hidden;
+    double base = PROCESS_BYTES + 4 * streams * block_weights(plan) + window_bytes(plan, threads);
+    double memory = 0, spilled = 0, kept = 0;
     bool hessian = needs_hessian(plan);
     for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
         struct need n = site_need(plan, site, hessian, threads);
-        site_memory = n.memory > site_memory ? n.memory : site_memory;
+        memory = greater(memory, n.memory + streams * n.kept);
+        spilled = greater(spilled, n.memory);
+        kept = greater(kept, n.kept);
         plan->totals.flops += streams * n.flops;
     }
-    base = 4 * streams * ((double)plan->totals.tokens * (double)c->hidden + block_weights(plan));
-    base += 4 * seqlen * (3.0 * (double)c->hidden + 3.0 * (double)c->ffn + 3.0 * (double)(c->heads * c->head_dim)) +
-            4 * threads * seqlen * seqlen; /* the workspace of one window */
-    plan->totals.memory_bytes = (uint64_t)(base + site_memory) + PROCESS_BYTES;
+    plan->totals.memory_bytes = (uint64_t)(base + streams * x + memory);
+    plan->totals.least_memory_bytes = (uint64_t)(base + spilled);
+    plan->totals.spill_bytes = (uint64_t)(streams * (x + kept));
     plan->totals.passes = plan->windows.count > 0;
+}
+
+/* Activations go to files only where they must. */
+static qnt_status apply_limit(struct qnt_plan *plan)
+{
+    qnt_plan_totals *t = &plan->totals;
+    uint64_t limit = plan->options.max_ram;
+    if (limit == 0 || t->memory_bytes <= limit)
+        return QNT_OK;
+    if (t->least_memory_bytes > limit)
+        return qnti_fail(plan->ctx, QNT_INVALID,
+                         "max_ram of %llu bytes is not enough: with activations in files this plan needs %llu "
+                         "(without, %llu)",
+                         (unsigned long long)limit, (unsigned long long)t->least_memory_bytes,
+                         (unsigned long long)t->memory_bytes);
+    plan->spills = true;
+    t->memory_bytes = t->least_memory_bytes;
+    t->disk_bytes += t->spill_bytes;
+    return QNT_OK;
 }
 
 /* Bits a weight of a method's own grid in f16 scales, from the parameters that it has of the usual names. */
@@ -103,7 +138,10 @@ static double affine_bits(const struct qnti_recipe_step *step, double in)
 {
     double bits = qnti_recipe_number(step, "bits", 16), size = qnti_recipe_number(step, "group_size", 0);
     bool per_tensor = qnti_recipe_number(step, "per_tensor", 0) != 0, sym = qnti_recipe_number(step, "sym", 0) != 0;
-    double group = per_tensor || size == 0 || size > in ? in : size;
+    double group;
+    if (step->method->bits)
+        return step->method->bits(step->params, (size_t)in);
+    group = per_tensor || size == 0 || size > in ? in : size;
     return bits + (16 + (sym ? 0 : bits)) / group;
 }
 
@@ -123,7 +161,6 @@ uint64_t qnti_target_bytes(const struct qnt_plan *plan, const struct qnti_target
 qnt_status qnti_plan_estimate(struct qnt_plan *plan)
 {
     double quantized_bits = 0, quantized = 0;
-    uint64_t store = 0;
     plan->totals.tokens = plan->windows.count * plan->windows.tokens;
     for (size_t t = 0; t < plan->job.count; t++) {
         const struct qnti_target *target = &plan->job.targets[t];
@@ -134,12 +171,12 @@ qnt_status qnti_plan_estimate(struct qnt_plan *plan)
             continue;
         quantized_bits += 8 * (double)bytes;
         quantized += (double)target->source->rows * (double)target->source->cols;
-        store += bytes + bytes / 8;
+        plan->store_bytes += bytes + bytes / 8;
     }
     plan->totals.bits_per_weight = quantized > 0 ? quantized_bits / quantized : 0;
-    plan->totals.disk_bytes = plan->totals.output_bytes + store;
     if (!plan->job.format->folder && plan->job.format->bytes)
         QNT_TRY(plan->job.format->bytes(&plan->job, &plan->totals.output_bytes));
+    plan->totals.disk_bytes = plan->totals.output_bytes + plan->store_bytes;
     estimate_work(plan);
-    return QNT_OK;
+    return apply_limit(plan);
 }

@@ -1,84 +1,11 @@
 /*
- * plan.c - from options to what every tensor becomes, and doing it.
+ * plan.c - from options to what every tensor becomes.
  */
 #include "sweep/sweep.h"
 
-#include <math.h>
+#include <jansson.h>
 #include <string.h>
-#include "base/clock.h"
-#include "eval/text.h"
 #include "file/output.h"
-#include "pack/native.h"
-
-/* --- options --- */
-
-static qnt_status keep(struct qnt_plan *plan, const char *text, const char **kept)
-{
-    char *copy;
-    *kept = NULL;
-    if (!text)
-        return QNT_OK;
-    if (plan->string_count == plan->string_capacity) {
-        void **strings;
-        size_t capacity = plan->string_capacity ? 2 * plan->string_capacity : 32;
-        QNT_TRY(QNTI_NEW(plan->ctx, capacity, &strings));
-        if (plan->string_count)
-            memcpy(strings, plan->strings, plan->string_count * sizeof *strings);
-        qnti_free(plan->ctx, plan->strings);
-        plan->strings = strings;
-        plan->string_capacity = capacity;
-    }
-    QNT_TRY(qnti_copy_string(plan->ctx, text, &copy));
-    plan->strings[plan->string_count++] = copy;
-    *kept = copy;
-    return QNT_OK;
-}
-
-static qnt_status keep_list(struct qnt_plan *plan, const char *const **list, size_t count)
-{
-    const char **copies;
-    if (!count)
-        return QNT_OK;
-    QNT_TRY(QNTI_NEW(plan->ctx, count, &copies));
-    for (size_t i = 0; i < count; i++) {
-        qnt_status status = keep(plan, (*list)[i], &copies[i]);
-        if (status != QNT_OK) {
-            qnti_free(plan->ctx, (void *)copies);
-            return status;
-        }
-    }
-    *list = copies;
-    return QNT_OK;
-}
-
-/* The options' strings belong to the caller: the plan keeps its own. */
-static qnt_status keep_options(struct qnt_plan *plan, const qnt_quantize_options *options)
-{
-    qnt_quantize_options *o = &plan->options;
-    const char **texts[] = {&o->method, &o->format, &o->output, &o->calibration, &o->output_type,
-                            &o->embedding_type, &o->work};
-    struct {
-        const char *const **list;
-        size_t *count;
-    } lists[] = {{&o->settings, &o->setting_count}, {&o->include, &o->include_count},
-                 {&o->exclude, &o->exclude_count}, {&o->layers, &o->layer_count}};
-    size_t counts[4];
-    if (options->size && options->size != sizeof *options)
-        return qnti_fail(plan->ctx, QNT_INVALID, "qnt_quantize_options of %zu bytes, this version's has %zu",
-                         options->size, sizeof *options);
-    *o = *options;
-    for (size_t i = 0; i < 4; i++) { /* what is not yet copied must not be freed */
-        counts[i] = *lists[i].count;
-        *lists[i].count = 0;
-    }
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        QNT_TRY(keep(plan, *texts[i], texts[i]));
-    for (size_t i = 0; i < 4; i++) {
-        QNT_TRY(keep_list(plan, lists[i].list, counts[i]));
-        *lists[i].count = counts[i];
-    }
-    return QNT_OK;
-}
 
 /* --- recipe and targets --- */
 
@@ -131,25 +58,35 @@ static qnt_status describe_stages(struct qnt_plan *plan)
     return QNT_OK;
 }
 
+/* What is quantized already keeps its codes, where the format can hold them. */
 static qnt_status check_none(const struct qnt_plan *plan)
 {
-    for (size_t t = 0; !plan->recipe && t < plan->job.count; t++)
-        if (plan->job.targets[t].quantized)
+    for (size_t t = 0; !plan->recipe && t < plan->job.count; t++) {
+        const struct qnti_target *target = &plan->job.targets[t];
+        const struct qnti_layout *layout;
+        if (!target->quantized)
+            continue;
+        if (!target->source->qlinear)
             return qnti_fail(plan->ctx, QNT_INVALID,
                              "method none only converts, but %s would have to be quantized to %s; use rtn or gptq",
-                             plan->job.targets[t].source->name, plan->job.targets[t].layout);
+                             target->source->name, target->layout);
+        layout = qnti_layout_find(plan->ctx, target->layout);
+        QNT_TRY(layout ? qnti_layout_holds(layout, target->source->qlinear) : QNT_NOT_FOUND);
+    }
     return QNT_OK;
 }
 
 /* Rounding what is rounded already adds one loss to another: nobody gets that without asking. */
 static qnt_status check_source(const struct qnt_plan *plan)
 {
-    for (size_t t = 0; t < plan->job.count; t++) {
+    for (size_t t = 0; plan->recipe && !plan->options.requantize && t < plan->job.count; t++) {
         const struct qnti_weight *w = plan->job.targets[t].source;
         if (plan->job.targets[t].quantized && (w->qlinear || (w->type && w->type->elements > 1)))
             return qnti_fail(plan->ctx, QNT_UNSUPPORTED,
-                             "%s: %s is quantized already (%s); quantize from the unquantized model",
-                             plan->model->checkpoint->path, w->name, w->qlinear ? "native" : w->type->name);
+                             "%s: %s is quantized already (%s); quantize from the unquantized model, or give "
+                             "--requantize; method none repacks it where the format can hold it",
+                             plan->model->checkpoint->path, w->name,
+                             w->qlinear ? plan->model->checkpoint->kind : w->type->name);
     }
     return QNT_OK;
 }
@@ -175,13 +112,12 @@ static qnt_status check_output(const struct qnt_plan *plan)
 
 static qnt_status get_layer(void *user, size_t target, qnt_qlinear **q)
 {
-    struct qnt_plan *plan = user;
-    const struct qnti_target *t = &plan->job.targets[target];
-    const struct qnti_safetensors *file;
-    char name[QNTI_LAYER_NAME_BYTES];
-    QNT_TRY(qnti_store_read(plan, t->block, &file));
-    qnti_layer_name(t, name);
-    return qnti_native_read(plan->ctx, file, name, q);
+    return qnti_store_layer(user, target, q);
+}
+
+static qnt_status get_weight(void *user, size_t target, struct qnti_weight *weight)
+{
+    return qnti_store_weight(user, target, weight);
 }
 
 static qnt_status get_block(void *user, size_t block, const struct qnti_safetensors **file)
@@ -212,13 +148,17 @@ static qnt_status fill_job(struct qnt_plan *plan)
     job->source = plan->model->checkpoint;
     job->output_type = plan->options.output_type;
     job->embedding_type = plan->options.embedding_type;
-    job->calibrated = plan->options.calibration != NULL;
+    job->calibrated = plan->options.calibration || plan->options.importance;
     job->layer = get_layer;
     job->block = get_block;
+    job->weight = get_weight;
     job->progress = write_progress;
     job->user = plan;
     job->recipe = plan->recipe ? qnt_recipe_text(plan->recipe) : "none";
-    job->calibration = plan->options.calibration;
+    job->calibration = plan->options.calibration ? plan->options.calibration : plan->options.importance;
+    job->shard_bytes = plan->options.shard_bytes;
+    job->plan_hash = plan->hash;
+    memset(plan->hash, '0', sizeof plan->hash - 1); /* its length is known, sizes are planned with it */
     QNT_TRY(check_format(plan));
     job->format = qnti_format_find(plan->ctx, plan->options.format ? plan->options.format : "native");
     if (!job->format)
@@ -242,7 +182,7 @@ static qnt_status name_work_folder(struct qnt_plan *plan)
     else if (output)
         QNT_TRY(qnti_buffer_print(plan->ctx, &text, "%.*s.partial",
                                   (int)(strlen(output) - (output[strlen(output) - 1] == '/')), output));
-    plan->work = text.data;
+    plan->work.path = text.data;
     return QNT_OK;
 }
 
@@ -265,14 +205,15 @@ qnt_status qnt_plan_create(qnt_model *model, const qnt_quantize_options *options
     QNT_TRY(QNTI_NEW(ctx, 1, &plan));
     plan->ctx = ctx;
     plan->model = model;
-    QNT_CHECK(keep_options(plan, options));
+    QNT_CHECK(qnti_plan_keep_options(plan, options));
     if (plan->options.output && !plan->options.output[0])
         QNT_CHECK(qnti_fail(ctx, QNT_INVALID, "the output has an empty name"));
     QNT_CHECK(check_output(plan));
     QNT_CHECK(make_recipe(plan));
     QNT_CHECK(fill_job(plan));
     QNT_CHECK(describe_stages(plan));
-    if (plan->options.calibration && plan->recipe)
+    QNT_CHECK(qnti_given_open(plan));
+    if (plan->options.calibration && plan->recipe && !qnti_is_statistics(plan->options.calibration))
         QNT_CHECK(qnti_windows_create(model, &plan->options, &plan->windows));
     QNT_CHECK(name_work_folder(plan));
     QNT_CHECK(qnti_plan_estimate(plan));
@@ -291,6 +232,7 @@ void qnt_plan_destroy(qnt_plan *plan)
         return;
     ctx = plan->ctx;
     qnti_store_close(plan);
+    qnti_given_close(plan);
     for (size_t t = 0; t < plan->job.count; t++) {
         if (plan->recipes)
             qnt_recipe_destroy(plan->recipes[t]);
@@ -302,18 +244,10 @@ void qnt_plan_destroy(qnt_plan *plan)
     qnti_free(ctx, plan->outcomes);
     qnti_free(ctx, plan->job.targets);
     qnti_free(ctx, plan->windows.ids);
-    for (size_t i = 0; i < plan->string_count; i++)
-        qnti_free(ctx, plan->strings[i]);
-    qnti_free(ctx, plan->strings);
-    if (plan->options.setting_count)
-        qnti_free(ctx, (void *)(uintptr_t)plan->options.settings);
-    if (plan->options.include_count)
-        qnti_free(ctx, (void *)(uintptr_t)plan->options.include);
-    if (plan->options.exclude_count)
-        qnti_free(ctx, (void *)(uintptr_t)plan->options.exclude);
-    if (plan->options.layer_count)
-        qnti_free(ctx, (void *)(uintptr_t)plan->options.layers);
-    qnti_free(ctx, plan->work);
+    qnti_plan_free_options(plan);
+    qnti_free(ctx, plan->work.path);
+    qnti_work_free(plan);
+    json_decref(plan->identity);
     qnti_free(ctx, plan->stages);
     qnti_free(ctx, plan->report);
     qnti_free(ctx, plan);
@@ -337,86 +271,4 @@ bool qnt_plan_get_line(const qnt_plan *plan, size_t index, qnt_plan_line *line)
 void qnt_plan_get_totals(const qnt_plan *plan, qnt_plan_totals *totals)
 {
     *totals = plan->totals;
-}
-
-/* --- running --- */
-
-void qnti_plan_progress(struct qnt_plan *plan, const char *item, double share)
-{
-    qnt_progress p = {.phase = plan->phase, .item = item};
-    if (!plan->options.progress)
-        return;
-    p.share = plan->phase_begin + share * (plan->phase_end - plan->phase_begin);
-    p.seconds = qnti_seconds() - plan->began;
-    p.seconds_left = p.share > 0.02 ? p.seconds * (1 - p.share) / p.share : -1;
-    plan->options.progress(plan->options.progress_user, &p);
-}
-
-static void begin_phase(struct qnt_plan *plan, const char *name, double begin, double end)
-{
-    plan->phase = name;
-    plan->phase_begin = begin;
-    plan->phase_end = end;
-    qnti_plan_progress(plan, "", 0);
-}
-
-static void verify_progress(void *user, const qnt_progress *p)
-{
-    qnti_plan_progress(user, "", p->share);
-}
-
-/* The written file against the source on the tail of the calibration text: is it a model at all? */
-static qnt_status verify(struct qnt_plan *plan)
-{
-    enum { WINDOWS = 4 };
-    qnt_model *written = NULL;
-    const struct qnti_windows *w = &plan->windows;
-    size_t n = qnti_min(WINDOWS, w->count);
-    qnt_status status;
-    QNT_CHECK(qnt_model_open(plan->ctx, plan->options.output, &written));
-    QNT_CHECK(qnti_compare_windows(written, plan->model, w->ids + (w->count - n) * w->tokens, n, w->tokens,
-                                   verify_progress, plan, &plan->verified));
-    if (!isfinite(plan->verified.perplexity) || !isfinite(plan->verified.mean_kl))
-        status = qnti_fail(plan->ctx, QNT_NON_FINITE, "%s: its perplexity on the calibration's tail is not finite",
-                           plan->options.output);
-cleanup:
-    qnt_model_close(written);
-    return status;
-}
-
-static qnt_status run_phases(struct qnt_plan *plan)
-{
-    bool sweeps = false;
-    for (size_t t = 0; t < plan->job.count; t++)
-        sweeps |= plan->recipes[t] != NULL;
-    begin_phase(plan, "check", 0, 0.02);
-    QNT_TRY(qnti_checkpoint_check_finite(plan->model->checkpoint));
-    if (sweeps) {
-        begin_phase(plan, "quantize", 0.02, 0.9);
-        QNT_TRY(qnti_store_open(plan));
-        QNT_TRY(qnti_sweep_run(plan));
-    }
-    begin_phase(plan, "write", 0.9, 0.97);
-    QNT_TRY(plan->job.format->write(&plan->job, plan->options.output));
-    qnti_store_close(plan);
-    if (plan->windows.count && sweeps && !plan->options.no_verify) {
-        begin_phase(plan, "verify", 0.97, 1);
-        QNT_TRY(verify(plan));
-    }
-    qnti_plan_progress(plan, "", 1);
-    return QNT_OK;
-}
-
-qnt_status qnt_plan_run(qnt_plan *plan)
-{
-    qnt_status status;
-    if (!plan->options.output)
-        return qnti_fail(plan->ctx, QNT_INVALID, "the plan has no output");
-    if (qnti_path_exists(plan->options.output) && !plan->options.force)
-        return qnti_fail(plan->ctx, QNT_EXISTS, "%s is already there; --force replaces it", plan->options.output);
-    plan->began = qnti_seconds();
-    status = run_phases(plan);
-    plan->seconds = qnti_seconds() - plan->began;
-    qnti_store_remove(plan);
-    return status;
 }

@@ -5,7 +5,9 @@
  * from block to block. In a block each site's input is made once, measured,
  * and, where a residual follows, kept until its linears are quantized; so
  * every linear runs once, already quantized. A recipe that needs pairs carries
- * a second stream with the source's weights in step.
+ * a second stream with the source's weights in step. A block that an earlier
+ * run finished is only passed, by the same calls for each window, so that what
+ * comes behind it is the same to the bit.
  */
 #include "sweep/sweep.h"
 
@@ -17,8 +19,8 @@ enum { MOST_LAYERS_OF_SITE = 4 };
 
 /* One stream through the model: quantized weights, or the source's beside it. */
 struct stream {
-    float *x;                    /* [windows][tokens][hidden] */
-    float *input;                /* [windows][tokens][width] of a site before a residual, or NULL */
+    struct qnti_spill x;         /* [windows][tokens][hidden] */
+    struct qnti_spill input;     /* [windows][tokens][width] of a site before a residual */
     struct qnti_block block;
 };
 
@@ -32,22 +34,15 @@ struct sweep {
     bool paired, calibrated;
     size_t windows, tokens;
     float *before, *scratch[2];  /* [tokens][hidden], [tokens][widest site] of each stream */
+    const char *spill;           /* folder for activations, NULL: they stay in memory */
     size_t index;                /* of the block in hand */
     qnt_qlinear *layers[QNTI_ROLES];
+    qnt_calib *given[QNTI_SITES];/* from a file, behind the block's transforms */
 };
-
-static size_t target_of(const struct sweep *s, enum qnti_role role)
-{
-    const struct qnti_export *job = &s->plan->job;
-    for (size_t t = 0; t < job->count; t++)
-        if (!job->targets[t].bias && job->targets[t].role == role && job->targets[t].block == s->index)
-            return t;
-    return SIZE_MAX;
-}
 
 static bool is_quantized(const struct sweep *s, enum qnti_role role)
 {
-    size_t t = target_of(s, role);
+    size_t t = qnti_target_of(s->plan, s->index, role);
     return t != SIZE_MAX && s->plan->job.targets[t].quantized;
 }
 
@@ -57,7 +52,7 @@ static size_t site_targets(const struct sweep *s, enum qnti_site site, size_t *t
     size_t n = 0;
     for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++)
         if (is_quantized(s, qnti_site_roles[site][i]))
-            targets[n++] = target_of(s, qnti_site_roles[site][i]);
+            targets[n++] = qnti_target_of(s->plan, s->index, qnti_site_roles[site][i]);
     return n;
 }
 
@@ -72,38 +67,62 @@ static const struct {
     [QNTI_SITE_DOWN] = {QNTI_SITE_GATE_UP, true},
 };
 
+/* A window's part of a spilled array of that width. */
+static float *part(const struct sweep *s, const struct qnti_spill *spill, size_t window, size_t width)
+{
+    return spill->data + window * s->tokens * width;
+}
+
+static void done(const struct sweep *s, const struct qnti_spill *spill, size_t window, size_t width)
+{
+    qnti_spill_done(spill, window * s->tokens * width, s->tokens * width);
+}
+
 /* The site's input of one window into `out`. */
 static qnt_status window_input(struct sweep *s, struct stream *stream, enum qnti_site site, size_t window, float *out)
 {
-    const float *x = stream->x + window * s->tokens * s->config->hidden;
+    const float *x = part(s, &stream->x, window, s->config->hidden);
     if (flow[site].before == site)
         return qnti_site_input(&stream->block, s->workspace, site, x, s->tokens, out);
     QNT_TRY(qnti_site_input(&stream->block, s->workspace, flow[site].before, x, s->tokens, s->before));
     return qnti_site_input(&stream->block, s->workspace, site, s->before, s->tokens, out);
 }
 
-static qnt_status keep_input(struct sweep *s, struct stream *stream, size_t width)
+/* Streams that are carried: the second one only for pairs. */
+static size_t streams_of(struct sweep *s, struct stream *streams[2])
 {
-    return QNTI_NEW_RAW(s->ctx, s->windows * s->tokens * width, &stream->input);
+    streams[0] = &s->quantized;
+    streams[1] = &s->source;
+    return s->paired ? 2 : 1;
 }
 
-/* Inputs of all windows: measured into calib (may be NULL), kept where a residual follows. */
+/* One window's inputs: into the calibration (may be NULL), kept where a residual follows. */
+static qnt_status capture_window(struct sweep *s, enum qnti_site site, size_t window, qnt_calib *calib)
+{
+    struct stream *streams[2];
+    size_t width = qnti_site_width(s->config, site), count = streams_of(s, streams);
+    float *in[2] = {NULL, NULL};
+    for (size_t i = 0; i < count; i++) {
+        in[i] = flow[site].residual ? part(s, &streams[i]->input, window, width) : s->scratch[i];
+        QNT_TRY(window_input(s, streams[i], site, window, in[i]));
+    }
+    if (calib)
+        QNT_TRY(qnti_calib_add_f32(calib, in[0], in[1], s->tokens));
+    for (size_t i = 0; i < count; i++) {
+        done(s, &streams[i]->x, window, s->config->hidden);
+        done(s, &streams[i]->input, window, width);
+    }
+    return qnti_cancelled(s->ctx);
+}
+
 static qnt_status capture(struct sweep *s, enum qnti_site site, qnt_calib *calib)
 {
-    struct stream *streams[2] = {&s->quantized, &s->source};
-    size_t width = qnti_site_width(s->config, site), count = s->paired ? 2 : 1;
+    struct stream *streams[2];
+    size_t n = s->windows * s->tokens * qnti_site_width(s->config, site), count = streams_of(s, streams);
     for (size_t i = 0; flow[site].residual && i < count; i++)
-        QNT_TRY(keep_input(s, streams[i], width));
-    for (size_t w = 0; w < s->windows; w++) {
-        float *in[2];
-        for (size_t i = 0; i < count; i++) {
-            in[i] = flow[site].residual ? streams[i]->input + w * s->tokens * width : s->scratch[i];
-            QNT_TRY(window_input(s, streams[i], site, w, in[i]));
-        }
-        if (calib)
-            QNT_TRY(qnti_calib_add_f32(calib, in[0], s->paired ? in[1] : NULL, s->tokens));
-        QNT_TRY(qnti_cancelled(s->ctx));
-    }
+        QNT_TRY(qnti_spill_create(s->ctx, s->spill, n, &streams[i]->input));
+    for (size_t w = 0; w < s->windows; w++)
+        QNT_TRY(capture_window(s, site, w, calib));
     return QNT_OK;
 }
 
@@ -118,34 +137,37 @@ static qnt_status replay(void *owner, qnti_token_fn take, void *user)
     struct replay *r = owner;
     struct sweep *s = r->sweep;
     size_t width = qnti_site_width(s->config, r->site);
+    bool kept = flow[r->site].residual;
     for (size_t w = 0; w < s->windows; w++) {
-        float *in = s->scratch[0];
-        if (flow[r->site].residual)
-            in = s->quantized.input + w * s->tokens * width;
-        else
+        float *in = kept ? part(s, &s->quantized.input, w, width) : s->scratch[0];
+        if (!kept)
             QNT_TRY(window_input(s, &s->quantized, r->site, w, in));
         QNT_TRY(take(user, in, s->tokens));
+        done(s, &s->quantized.x, w, s->config->hidden);
+        done(s, &s->quantized.input, w, width);
     }
     return QNT_OK;
 }
 
 static qnt_status add_residual(struct sweep *s, enum qnti_site site)
 {
-    struct stream *streams[2] = {&s->quantized, &s->source};
-    size_t width = qnti_site_width(s->config, site);
-    for (size_t i = 0; flow[site].residual && i < (s->paired ? 2 : 1); i++) {
-        for (size_t w = 0; w < s->windows; w++)
-            QNT_TRY(qnti_site_residual(&streams[i]->block, s->workspace, site,
-                                       streams[i]->input + w * s->tokens * width, s->tokens,
-                                       streams[i]->x + w * s->tokens * s->config->hidden));
-        qnti_free(s->ctx, streams[i]->input);
-        streams[i]->input = NULL;
+    struct stream *streams[2];
+    size_t width = qnti_site_width(s->config, site), count = streams_of(s, streams);
+    for (size_t i = 0; flow[site].residual && i < count; i++) {
+        struct stream *stream = streams[i];
+        for (size_t w = 0; w < s->windows; w++) {
+            QNT_TRY(qnti_site_residual(&stream->block, s->workspace, site, part(s, &stream->input, w, width),
+                                       s->tokens, part(s, &stream->x, w, s->config->hidden)));
+            done(s, &stream->x, w, s->config->hidden);
+            done(s, &stream->input, w, width);
+        }
+        qnti_spill_free(&stream->input);
     }
     return QNT_OK;
 }
 
 /* Takes layers [first, last) of the site that share a recipe and a layout through it. */
-static qnt_status quantize_run(struct sweep *s, const qnt_calib *calib, const size_t *targets, size_t count)
+static qnt_status quantize_run(struct sweep *s, qnt_calib *calib, const size_t *targets, size_t count)
 {
     struct qnt_plan *plan = s->plan;
     qnt_layer layers[MOST_LAYERS_OF_SITE] = {0};
@@ -158,22 +180,32 @@ static qnt_status quantize_run(struct sweep *s, const qnt_calib *calib, const si
         layers[i].weight = qnt_matrix_f32(s->quantized.block.weight[t->role], t->source->rows, t->source->cols);
         layers[i].calib = calib;
         layers[i].format = t->layout;
+        layers[i].attention_score = t->role == QNTI_Q || t->role == QNTI_K;
     }
     qnti_plan_progress(plan, names[0], ((double)s->index + 0.5) / (double)s->config->blocks);
-    QNT_TRY(qnt_quantize_site(s->ctx, plan->recipes[targets[0]], layers, count, q));
+    if (calib)
+        QNT_TRY(qnti_given_apply(plan, targets[0], calib));
+    QNT_TRY(qnti_quantize_folded(s->ctx, plan->recipes[targets[0]],
+                                 &(qnt_site){.layers = layers, .count = count}, q));
     for (size_t i = 0; i < count; i++)
         s->layers[plan->job.targets[targets[i]].role] = q[i];
     return QNT_OK;
 }
 
+static bool same_importance(const struct qnt_plan *plan, size_t a, size_t b)
+{
+    const float *x = qnti_given_importance(plan, a), *y = qnti_given_importance(plan, b);
+    return x == y || (x && y && memcmp(x, y, plan->job.targets[a].source->cols * sizeof *x) == 0);
+}
+
 static bool same_way(const struct qnt_plan *plan, size_t a, size_t b)
 {
-    return strcmp(plan->job.targets[a].layout, plan->job.targets[b].layout) == 0 &&
+    return same_importance(plan, a, b) && strcmp(plan->job.targets[a].layout, plan->job.targets[b].layout) == 0 &&
            strcmp(qnt_recipe_text(plan->recipes[a]), qnt_recipe_text(plan->recipes[b])) == 0;
 }
 
 /* Quantizes a site's linears and puts their values into the block. */
-static qnt_status quantize_site(struct sweep *s, const qnt_calib *calib, const size_t *targets, size_t count)
+static qnt_status quantize_site(struct sweep *s, qnt_calib *calib, const size_t *targets, size_t count)
 {
     for (size_t first = 0, last; first < count; first = last) {
         for (last = first + 1; last < count && same_way(s->plan, targets[first], targets[last]); last++)
@@ -182,12 +214,9 @@ static qnt_status quantize_site(struct sweep *s, const qnt_calib *calib, const s
     }
     for (size_t i = 0; i < count; i++) {
         enum qnti_role role = s->plan->job.targets[targets[i]].role;
-        struct qnti_outcome *outcome = &s->plan->outcomes[targets[i]];
-        QNT_TRY(qnt_dequantize(s->layers[role], s->quantized.block.weight[role]));
-        QNT_TRY(qnt_report(s->layers[role], &outcome->report));
-        QNT_TRY(qnti_copy_string(s->ctx, outcome->report.warnings, &outcome->warnings));
-        outcome->report.warnings = outcome->warnings;
-        outcome->done = true;
+        const struct qnti_outcome *outcome = &s->plan->outcomes[targets[i]];
+        QNT_TRY(qnti_block_exchange(&s->quantized.block, role, s->layers[role]));
+        QNT_TRY(qnti_outcome_take(s->plan, targets[i], s->layers[role]));
         if (s->plan->options.strict && outcome->warnings[0])
             return qnti_fail(s->ctx, QNT_UNSUPPORTED, "strict: %s: %s", qnt_qlinear_name(s->layers[role]),
                              outcome->warnings);
@@ -199,8 +228,15 @@ static unsigned needs_of(const struct sweep *s, const size_t *targets, size_t co
 {
     unsigned needs = QNTI_NEED_MOMENTS;
     for (size_t i = 0; i < count; i++)
-        needs |= qnti_recipe_needs(s->plan->recipes[targets[i]]);
+        needs |= qnti_recipe_weights_needs(s->plan->recipes[targets[i]]);
     return needs;
+}
+
+static qnt_status take_given(struct sweep *s, enum qnti_site site, qnt_calib **calib)
+{
+    *calib = s->given[site];
+    s->given[site] = NULL;
+    return *calib ? QNT_OK : qnti_given_calib(s->plan, s->index, site, calib);
 }
 
 static qnt_status sweep_site(struct sweep *s, enum qnti_site site)
@@ -209,6 +245,8 @@ static qnt_status sweep_site(struct sweep *s, enum qnti_site site)
     struct replay again = {s, site};
     qnt_calib *calib = NULL;
     qnt_status status = QNT_OK;
+    if (!s->calibrated && count)
+        QNT_CHECK(take_given(s, site, &calib));
     if (s->calibrated && count) {
         QNT_CHECK(qnti_calib_create(s->ctx, needs_of(s, targets, count), qnti_site_width(s->config, site), &calib));
         calib->replay = replay;
@@ -232,6 +270,63 @@ static void free_layers(struct sweep *s)
         qnt_qlinear_destroy(s->layers[r]);
         s->layers[r] = NULL;
     }
+    for (size_t site = 0; site < QNTI_SITES; site++) {
+        qnt_calib_destroy(s->given[site]);
+        s->given[site] = NULL;
+    }
+}
+
+/* Calibrations from a file in place of measuring: the transforms bring them along. */
+static qnt_status load_given(struct sweep *s, struct qnti_measure *measure)
+{
+    size_t targets[MOST_LAYERS_OF_SITE];
+    for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
+        if (site_targets(s, site, targets))
+            QNT_TRY(qnti_given_calib(s->plan, s->index, site, &s->given[site]));
+        measure->calib[site] = s->given[site];
+    }
+    measure->given = true;
+    return QNT_OK;
+}
+
+/* Folds the transforms of the block's sites into its weights; `changed` as for qnti_store_block. */
+static qnt_status transform_block(struct sweep *s, uint64_t *changed)
+{
+    struct qnti_measure measure = {.block = &s->quantized.block, .workspace = s->workspace, .x = &s->quantized.x,
+                                   .windows = s->windows, .tokens = s->tokens};
+    if (!qnti_plan_transforms(s->plan, s->index))
+        return QNT_OK;
+    if (!s->calibrated)
+        QNT_TRY(load_given(s, &measure));
+    return qnti_transforms_fold(s->plan, &measure, &s->quantized.block, changed);
+}
+
+static qnt_status quantize_block(struct sweep *s)
+{
+    uint64_t changed = 0;
+    QNT_TRY(transform_block(s, &changed));
+    for (enum qnti_site site = 0; site < QNTI_SITES; site++)
+        QNT_TRY(sweep_site(s, site));
+    for (enum qnti_role role = 0; role < QNTI_ROLES; role++)
+        if (s->layers[role])
+            changed &= ~(UINT64_C(1) << 2 * role); /* the layer holds it */
+    return qnti_store_block(s->plan, s->index, s->layers, &s->quantized.block, changed);
+}
+
+/* Carries the streams through a block that is finished. */
+static qnt_status pass_block(struct sweep *s)
+{
+    struct stream *streams[2];
+    size_t count = streams_of(s, streams);
+    QNT_TRY(qnti_store_apply(s->plan, &s->quantized.block, s->layers));
+    for (size_t i = 0; i < count; i++)
+        for (size_t w = 0; w < s->windows; w++) {
+            QNT_TRY(qnti_block_forward(&streams[i]->block, s->workspace, part(s, &streams[i]->x, w, s->config->hidden),
+                                       s->tokens));
+            done(s, &streams[i]->x, w, s->config->hidden);
+            QNT_TRY(qnti_cancelled(s->ctx));
+        }
+    return QNT_OK;
 }
 
 static qnt_status sweep_block(struct sweep *s)
@@ -240,24 +335,37 @@ static qnt_status sweep_block(struct sweep *s)
     QNT_CHECK(qnti_block_load(s->model, s->index, &s->quantized.block));
     if (s->paired)
         QNT_CHECK(qnti_block_load(s->model, s->index, &s->source.block));
-    for (enum qnti_site site = 0; site < QNTI_SITES; site++)
-        QNT_CHECK(sweep_site(s, site));
-    QNT_CHECK(qnti_store_block(s->plan, s->index, s->layers, QNTI_ROLES));
+    status = s->plan->work.finished[s->index] ? pass_block(s) : quantize_block(s);
 cleanup:
-    free_layers(s);
     qnti_block_free(&s->quantized.block);
     qnti_block_free(&s->source.block);
+    free_layers(s);
     return status;
+}
+
+/* Layers that the source has quantized keep their codes: the block's file is all there is to do. */
+static qnt_status keep_block(struct qnt_plan *plan, size_t block)
+{
+    qnt_qlinear *layers[QNTI_ROLES] = {0};
+    for (size_t t = 0; t < plan->job.count; t++) {
+        const struct qnti_target *target = &plan->job.targets[t];
+        if (!target->quantized || target->block != block)
+            continue;
+        layers[target->role] = (qnt_qlinear *)(uintptr_t)target->source->qlinear;
+        QNT_TRY(qnti_outcome_take(plan, t, layers[target->role]));
+    }
+    return qnti_store_block(plan, block, layers, NULL, 0);
 }
 
 /* Embeds all windows of a stream. */
 static qnt_status start_stream(struct sweep *s, struct stream *stream)
 {
     size_t hidden = s->config->hidden;
-    QNT_TRY(QNTI_NEW_RAW(s->ctx, s->windows * s->tokens * hidden, &stream->x));
-    for (size_t w = 0; w < s->windows; w++)
-        QNT_TRY(qnti_embed(s->model, s->plan->windows.ids + w * s->tokens, s->tokens,
-                           stream->x + w * s->tokens * hidden));
+    QNT_TRY(qnti_spill_create(s->ctx, s->spill, s->windows * s->tokens * hidden, &stream->x));
+    for (size_t w = 0; w < s->windows; w++) {
+        QNT_TRY(qnti_embed(s->model, s->plan->windows.ids + w * s->tokens, s->tokens, part(s, &stream->x, w, hidden)));
+        done(s, &stream->x, w, hidden);
+    }
     return QNT_OK;
 }
 
@@ -277,28 +385,39 @@ static qnt_status start(struct sweep *s)
     return start_stream(s, &s->source);
 }
 
+static qnt_status sweep_all(struct sweep *s)
+{
+    struct qnt_plan *plan = s->plan;
+    if (s->calibrated)
+        QNT_TRY(start(s));
+    for (s->index = 0; s->index < s->config->blocks && plan->work.count < s->config->blocks; s->index++) {
+        QNT_TRY(qnti_cancelled(s->ctx));
+        if (!plan->recipe && !plan->work.finished[s->index])
+            QNT_TRY(keep_block(plan, s->index));
+        else if (s->calibrated || !plan->work.finished[s->index])
+            QNT_TRY(sweep_block(s));
+        qnti_plan_progress(plan, "", (double)(s->index + 1) / (double)s->config->blocks);
+    }
+    return QNT_OK;
+}
+
 qnt_status qnti_sweep_run(struct qnt_plan *plan)
 {
     struct sweep s = {.plan = plan, .ctx = plan->ctx, .model = plan->model->checkpoint,
-                      .windows = plan->windows.count, .tokens = plan->windows.tokens};
-    qnt_status status = QNT_OK;
+                      .windows = plan->windows.count, .tokens = plan->windows.tokens,
+                      .spill = plan->spills ? plan->work.path : NULL};
+    qnt_status status;
     s.config = &s.model->config;
     s.calibrated = s.windows > 0;
     s.paired = s.calibrated && qnt_recipe_needs_pairs(plan->recipe);
-    if (s.calibrated)
-        QNT_CHECK(start(&s));
-    for (s.index = 0; s.index < s.config->blocks; s.index++) {
-        QNT_CHECK(sweep_block(&s));
-        qnti_plan_progress(plan, "", (double)(s.index + 1) / (double)s.config->blocks);
-    }
-cleanup:
+    status = plan->work.count < s.config->blocks ? sweep_all(&s) : QNT_OK;
     qnti_workspace_free(s.workspace);
     qnti_free(s.ctx, s.before);
     qnti_free(s.ctx, s.scratch[0]);
     qnti_free(s.ctx, s.scratch[1]);
-    qnti_free(s.ctx, s.quantized.x);
-    qnti_free(s.ctx, s.quantized.input);
-    qnti_free(s.ctx, s.source.x);
-    qnti_free(s.ctx, s.source.input);
+    qnti_spill_free(&s.quantized.x);
+    qnti_spill_free(&s.quantized.input);
+    qnti_spill_free(&s.source.x);
+    qnti_spill_free(&s.source.input);
     return status;
 }

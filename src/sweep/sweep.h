@@ -5,6 +5,7 @@
  * a time: measures a site's inputs, quantizes the linears behind them, goes on
  * with quantized weights (true-sequential: every linear runs once). Finished
  * blocks lie in the work folder in native form until the format's writer reads
+ * them. A run that ends early leaves them there, and the same plan goes on behind
  * them.
  */
 #ifndef QNTI_SWEEP_H
@@ -30,6 +31,28 @@ struct qnti_outcome {
     bool done;
 };
 
+/* The folder that a run keeps its finished blocks in, held against a second run while `held`. */
+struct qnti_work {
+    char *path;
+    bool held;
+    bool kept;                          /* for another plan of the same blocks, also at the end */
+    int lock;                           /* descriptor, while held */
+    char *lock_path, *plan_path;
+    bool *finished;                     /* [blocks]: their files are whole */
+    size_t count, resumed;              /* blocks that are finished; that were when the run began */
+};
+
+struct json_t;
+struct qnti_given;
+enum { QNTI_HASH_BYTES = 17 };          /* 16 hexadecimal digits */
+
+/* Floats in memory, or in a file whose pages leave memory once they are done with. */
+struct qnti_spill {
+    qnt_context *ctx;
+    float *data;
+    size_t bytes;                       /* of the mapping; 0: in memory */
+};
+
 struct qnt_plan {
     qnt_context *ctx;
     qnt_model *model;
@@ -40,20 +63,42 @@ struct qnt_plan {
     qnt_recipe *recipe;                 /* NULL: "none" */
     qnt_recipe **recipes;               /* [job.count], adapted to layout and overrides; NULL: only converted */
     struct qnti_windows windows;
+    struct qnti_given *given;           /* statistics from files; NULL: none */
     qnt_plan_totals totals;
-    char *work, *stages;
+    struct qnti_work work;
+    char *stages;
+    struct json_t *identity;            /* of the blocks: what plan.json holds */
+    char hash[QNTI_HASH_BYTES];         /* of blocks and output: what the output carries */
+    uint64_t store_bytes;               /* of the work folder's blocks, estimated */
+    bool spills;                        /* activations lie in files */
     struct qnti_outcome *outcomes;      /* [job.count] */
     struct qnti_safetensors *open_block;/* of the work folder, while a format is written */
     size_t open_index;
     qnt_eval_result verified;           /* windows 0: not verified */
     char *report;
     double began, seconds;
+    bool complete;                      /* the output has its name */
+    bool already;                       /* it had before the run began */
     const char *phase;
     double phase_begin, phase_end;      /* shares of the whole */
 };
 
 /* --- windows.c --- */
 qnt_status qnti_windows_create(qnt_model *model, const qnt_quantize_options *options, struct qnti_windows *windows);
+
+/* --- given.c: statistics from files (statistics.h) --- */
+/* Whether a calibration is a file of statistics and not a text: by its suffix. */
+bool qnti_is_statistics(const char *path);
+/* Opens what the options name, checks it against model and recipes; the targets are listed. */
+qnt_status qnti_given_open(struct qnt_plan *plan);
+void qnti_given_close(struct qnt_plan *plan);
+/* Warns where the file was measured on another model; the model's weights are hashed. */
+qnt_status qnti_given_compare(const struct qnt_plan *plan);
+/* The calibration of a site: the file's, an empty one that takes an importance, or NULL: nothing is given. */
+qnt_status qnti_given_calib(const struct qnt_plan *plan, size_t block, enum qnti_site site, qnt_calib **calib);
+/* [in] of the target's linear, or NULL; puts it into its site's calibration. */
+const float *qnti_given_importance(const struct qnt_plan *plan, size_t target);
+qnt_status qnti_given_apply(const struct qnt_plan *plan, size_t target, qnt_calib *calib);
 
 /* --- pattern.c --- */
 /* Globs over the whole name ('*', '?', '[...]'), or "re:" and a PCRE2 expression that must match somewhere. */
@@ -64,6 +109,8 @@ enum { QNTI_LAYER_NAME_BYTES = 256 };
 /* The layer's name: the tensor's without ".weight". */
 void qnti_layer_name(const struct qnti_target *target, char name[QNTI_LAYER_NAME_BYTES]);
 qnt_status qnti_targets_list(struct qnti_export *job);
+/* Index of the target of a block's weight, SIZE_MAX: none. */
+size_t qnti_target_of(const struct qnt_plan *plan, size_t block, enum qnti_role role);
 /* Applies include, exclude and layer overrides; makes each quantized target's recipe. */
 qnt_status qnti_targets_recipes(struct qnt_plan *plan);
 
@@ -72,19 +119,95 @@ qnt_status qnti_targets_recipes(struct qnt_plan *plan);
 uint64_t qnti_target_bytes(const struct qnt_plan *plan, const struct qnti_target *t);
 qnt_status qnti_plan_estimate(struct qnt_plan *plan);
 
+/* --- options.c: the plan's own copy of the options --- */
+qnt_status qnti_plan_keep_options(struct qnt_plan *plan, const qnt_quantize_options *options);
+void qnti_plan_free_options(struct qnt_plan *plan);
+
+/* --- identity.c: which plan this is --- */
+/* Fills `identity` and `hash`; reads the model's weights if nobody did yet. */
+qnt_status qnti_plan_identify(struct qnt_plan *plan);
+/* QNT_EXISTS where `begun`, read from `path`, is another plan: names what differs, with both values. */
+qnt_status qnti_plan_compare(const struct qnt_plan *plan, const char *path, struct json_t *begun);
+/* Whether they quantize the blocks of one model in the same way. */
+qnt_status qnti_plan_same_blocks(const struct qnt_plan *a, const struct qnt_plan *b, bool *same);
+/* The plan hash of an output that is there; "" where it has none. */
+qnt_status qnti_plan_hash_of(qnt_context *ctx, const char *output, char hash[QNTI_HASH_BYTES]);
+
+/* --- work.c: the work folder --- */
+/*
+ * Makes the folder or finds it, locks it, and finds out which blocks are finished. QNT_EXISTS: another run has it, or
+ * another plan's blocks lie in it and `force` is not set.
+ */
+qnt_status qnti_work_open(struct qnt_plan *plan);
+/* QNT_IO where a disk has less room than the run still needs, with both numbers. */
+qnt_status qnti_work_check_disk(const struct qnt_plan *plan);
+/* Removes what the library put there, and the folder, unless `keep`; lets others in. */
+void qnti_work_close(struct qnt_plan *plan, bool keep);
+void qnti_work_free(struct qnt_plan *plan);
+
 /* --- store.c: finished blocks in the work folder --- */
-qnt_status qnti_store_open(struct qnt_plan *plan);
-/* layers[i] belongs to target index[i]; NULL entries are skipped. */
-qnt_status qnti_store_block(struct qnt_plan *plan, size_t block, qnt_qlinear *const *layers, size_t count);
+/*
+ * Writes a block's file: layers[role] in native form (NULL: none), the outcomes of its targets, and of `floats` (NULL:
+ * none) weights and biases that are no longer the source's, bit 2 * role + bias of `changed`.
+ */
+qnt_status qnti_store_block(struct qnt_plan *plan, size_t block, qnt_qlinear *const *layers,
+                            const struct qnti_block *floats, uint64_t changed);
 qnt_status qnti_store_read(struct qnt_plan *plan, size_t block, const struct qnti_safetensors **file);
 void qnti_store_close(struct qnt_plan *plan);
-/* Removes the folder and what the library put into it. */
-void qnti_store_remove(struct qnt_plan *plan);
+/* Whether the block's file is whole; takes its outcomes then. */
+qnt_status qnti_store_finished(struct qnt_plan *plan, size_t block, bool *finished);
+/* A finished layer; the caller destroys it. */
+qnt_status qnti_store_layer(struct qnt_plan *plan, size_t target, qnt_qlinear **q);
+/* A tensor that is no layer, as the block's file or else the source has it; valid until another block is read. */
+qnt_status qnti_store_weight(struct qnt_plan *plan, size_t target, struct qnti_weight *weight);
+/*
+ * Puts what a finished block consists of in place of what was loaded from the source; its layers, layers[role], belong
+ * to the caller and must outlive the block.
+ */
+qnt_status qnti_store_apply(struct qnt_plan *plan, struct qnti_block *block, qnt_qlinear **layers);
+
+/* --- outcome.c: a layer's figures, as JSON and back --- */
+qnt_status qnti_outcome_take(struct qnt_plan *plan, size_t target, const qnt_qlinear *q);
+struct json_t *qnti_outcome_json(const struct qnti_outcome *outcome);
+qnt_status qnti_outcome_read(qnt_context *ctx, const char *where, const struct json_t *json,
+                             struct qnti_outcome *outcome);
+
+/* --- spill.c --- */
+/* n floats: in memory, or in a nameless file of `folder` where it is not NULL. QNT_IO: the disk is full. */
+qnt_status qnti_spill_create(qnt_context *ctx, const char *folder, size_t n, struct qnti_spill *spill);
+/* Floats [first, first + n) are done with for now: their pages may leave memory, their values stay. */
+void qnti_spill_done(const struct qnti_spill *spill, size_t first, size_t n);
+void qnti_spill_free(struct qnti_spill *spill);
+
+/* --- measure.c: all sites of a block in one pass with the weights it has --- */
+struct qnti_measure {
+    const struct qnti_block *block;
+    struct qnti_workspace *workspace;
+    const struct qnti_spill *x;         /* [windows][tokens][hidden] before the block */
+    size_t windows, tokens;
+    bool advance;                       /* x becomes what it is behind the block */
+    struct qnt_calib *calib[QNTI_SITES];/* NULL: the site is not measured */
+    bool given;                         /* they hold what was measured before; transforms bring it along */
+    size_t samples;                     /* windows, evenly spaced, whose inputs are kept in: */
+    float *sample[QNTI_SITES];          /* [samples][tokens][width], or NULL */
+};
+qnt_status qnti_measure_block(const struct qnti_measure *measure);
+
+/* --- transforms.c --- */
+/* Whether a layer of the block has a recipe that transforms its input. */
+bool qnti_plan_transforms(const struct qnt_plan *plan, size_t block);
+/*
+ * Measures the block with its unquantized weights, chooses the transforms of its sites and folds them. `changed` gets
+ * bit 2 * role + bias for weights and biases that are no longer the source's. calib and sample of `measure` are empty
+ * before and after, unless the calibrations are given: then they are those of the transformed inputs afterwards.
+ */
+qnt_status qnti_transforms_fold(struct qnt_plan *plan, struct qnti_measure *measure, struct qnti_block *block,
+                                uint64_t *changed);
 
 /* --- sweep.c --- */
 qnt_status qnti_sweep_run(struct qnt_plan *plan);
 
-/* --- plan.c --- */
+/* --- run.c --- */
 void qnti_plan_progress(struct qnt_plan *plan, const char *item, double share_of_phase);
 
 #endif

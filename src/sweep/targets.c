@@ -38,6 +38,15 @@ void qnti_layer_name(const struct qnti_target *target, char name[QNTI_LAYER_NAME
     name[n] = 0;
 }
 
+size_t qnti_target_of(const struct qnt_plan *plan, size_t block, enum qnti_role role)
+{
+    const struct qnti_export *job = &plan->job;
+    for (size_t t = 0; t < job->count; t++)
+        if (!job->targets[t].bias && job->targets[t].role == role && job->targets[t].block == block)
+            return t;
+    return SIZE_MAX;
+}
+
 /* Two passes over the same list: count, then fill. */
 qnt_status qnti_targets_list(struct qnti_export *job)
 {
@@ -147,6 +156,26 @@ static qnt_status override(struct qnt_plan *plan, struct qnti_target *t, qnt_rec
     return QNT_OK;
 }
 
+/* A layer of a shape that its layout cannot hold in these groups stays float. */
+static void keep_misfit_float(struct qnt_plan *plan, size_t index, const struct qnti_layout *layout)
+{
+    struct qnti_target *t = &plan->job.targets[index];
+    double group = qnti_recipe_number(qnti_recipe_weights(plan->recipes[index]), "group_size", 0);
+    const char *misfit = qnti_layout_misfit(layout, t->source->rows, t->source->cols, (size_t)group);
+    if (!layout->limits || !misfit)
+        return;
+    t->quantized = false;
+    t->layout = "plain";
+    t->note = misfit;
+    qnt_recipe_destroy(plan->recipes[index]);
+    plan->recipes[index] = NULL;
+}
+
+static bool quantizes_inputs(const qnt_recipe *recipe)
+{
+    return recipe->provider[QNTI_STAGE_ACTIVATIONS] >= 0;
+}
+
 /* The target's recipe: the plan's with the user's overrides, adapted to its layout. */
 static qnt_status make_recipe(struct qnt_plan *plan, size_t index, size_t *used)
 {
@@ -159,9 +188,30 @@ static qnt_status make_recipe(struct qnt_plan *plan, size_t index, size_t *used)
     if (status == QNT_OK) {
         layout = qnti_layout_find(plan->ctx, t->layout);
         status = layout ? qnti_recipe_adapt(own, layout, &plan->recipes[index]) : QNT_NOT_FOUND;
+        if (status == QNT_OK && quantizes_inputs(own) && !quantizes_inputs(plan->recipes[index]))
+            t->note = "its inputs are not quantized: the format holds no activations";
+        if (status == QNT_OK)
+            keep_misfit_float(plan, index, layout);
     }
     qnt_recipe_destroy(own);
     return status;
+}
+
+/* A model of floats alone is not what was asked for. */
+static qnt_status check_some_fit(const struct qnt_plan *plan)
+{
+    const struct qnti_target *misfit = NULL;
+    for (size_t i = 0; i < plan->job.count; i++) {
+        if (plan->recipes[i])
+            return QNT_OK;
+        if (plan->job.targets[i].note && strcmp(plan->job.targets[i].layout, "plain") == 0)
+            misfit = &plan->job.targets[i];
+    }
+    if (!misfit || !plan->recipe)
+        return QNT_OK;
+    return qnti_fail(plan->ctx, QNT_UNSUPPORTED, "format %s would hold no quantized layer; %s (%zu, %zu): %s",
+                     plan->job.format->name, misfit->source->name, misfit->source->rows, misfit->source->cols,
+                     misfit->note);
 }
 
 qnt_status qnti_targets_recipes(struct qnt_plan *plan)
@@ -179,5 +229,5 @@ qnt_status qnti_targets_recipes(struct qnt_plan *plan)
             status = qnti_fail(plan->ctx, QNT_INVALID, "--layer \"%s\" matches no layer that is quantized",
                                plan->options.layers[i]);
     qnti_free(plan->ctx, used);
-    return status;
+    return status == QNT_OK ? check_some_fit(plan) : status;
 }

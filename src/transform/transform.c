@@ -21,6 +21,28 @@ void qnti_transform_free(qnt_context *ctx, struct qnti_transform *t)
     memset(t, 0, sizeof *t);
 }
 
+static qnt_status copy_part(qnt_context *ctx, const void *from, size_t count, size_t size, void **to)
+{
+    if (!from)
+        return QNT_OK;
+    QNT_TRY(qnti_alloc_raw(ctx, count, size, to));
+    memcpy(*to, from, count * size);
+    return QNT_OK;
+}
+
+qnt_status qnti_transform_copy(qnt_context *ctx, const struct qnti_transform *from, size_t width,
+                               struct qnti_transform *to)
+{
+    const struct qnti_rotation *r = &from->rotation;
+    QNT_TRY(copy_part(ctx, from->scale, width, sizeof(float), (void **)&to->scale));
+    QNT_TRY(copy_part(ctx, from->shift, width, sizeof(float), (void **)&to->shift));
+    QNT_TRY(copy_part(ctx, from->permutation, width, sizeof(uint32_t), (void **)&to->permutation));
+    to->rotation.block = r->block;
+    to->rotation.small = r->small;
+    QNT_TRY(copy_part(ctx, r->small_matrix, r->small * r->small, sizeof(float), (void **)&to->rotation.small_matrix));
+    return copy_part(ctx, r->sign, width, sizeof(float), (void **)&to->rotation.sign);
+}
+
 /* In place: n-point Walsh transform of every `step`-th number, orthonormal. */
 static void walsh(float *x, size_t n)
 {

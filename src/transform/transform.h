@@ -25,6 +25,8 @@ struct qnti_transform {
 };
 
 bool qnti_transform_is_identity(const struct qnti_transform *t);
+qnt_status qnti_transform_copy(qnt_context *ctx, const struct qnti_transform *from, size_t width,
+                               struct qnti_transform *to);
 void qnti_transform_free(qnt_context *ctx, struct qnti_transform *t);
 /* x' of one token; x and y are different, `scratch` [width]. */
 void qnti_transform_forward(const struct qnti_transform *t, size_t width, const float *x, float *y, float *scratch);

@@ -1,0 +1,41 @@
+/*
+ * feedback.h - error feedback (gptq.md) for every method that rounds with it, on the method's own grid.
+ */
+#ifndef QNTI_FEEDBACK_H
+#define QNTI_FEEDBACK_H
+
+#include "method/method.h"
+
+struct qnti_feedback_params {
+    double damp;
+    int block_size;
+    bool act_order, static_groups, act_group_aware, asymmetric;
+    double alpha;
+};
+
+#define QNTI_FEEDBACK_ROW(type, member, name, kind, value, least, greatest, help)                                      \
+    {                                                                                                                  \
+        #name, QNTI_PARAM_##kind, offsetof(type, member.name), value, least, greatest, NULL, help                      \
+    }
+#define QNTI_FEEDBACK_ROWS(type, member)                                                                               \
+    QNTI_FEEDBACK_ROW(type, member, damp, FLOAT, 0.01, 0, 100,                                                         \
+                      "share of the Hessian's mean diagonal that is added to it"),                                     \
+        QNTI_FEEDBACK_ROW(type, member, block_size, INT, 128, 1, 1 << 20, "columns between updates of the rest"),      \
+        QNTI_FEEDBACK_ROW(type, member, act_order, BOOL, 0, 0, 1, "columns by falling diagonal of the Hessian"),       \
+        QNTI_FEEDBACK_ROW(type, member, static_groups, BOOL, 0, 0, 1,                                                  \
+                          "grids of the groups of columns before the loop"),                                           \
+        QNTI_FEEDBACK_ROW(type, member, act_group_aware, BOOL, 0, 0, 1,                                                \
+                          "groups, and columns inside them, by falling diagonal"),                                     \
+        QNTI_FEEDBACK_ROW(type, member, asymmetric, BOOL, 0, 0, 1, "aim at the unquantized model's output (GPTAQ)"),   \
+        QNTI_FEEDBACK_ROW(type, member, alpha, FLOAT, 0.25, 0, 100, "strength of asymmetric")
+
+/* Fills the layer; rounds to nearest, with a warning, where the Hessian has no factor. */
+qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedback_params *p,
+                                 const struct qnti_grid *grid, const qnt_layer *layer, qnt_qlinear *q);
+/* Combinations of parameters that make no sense. */
+qnt_status qnti_feedback_check(qnt_context *ctx, const char *method, const struct qnti_feedback_params *p,
+                               const struct qnti_affine_params *affine);
+/* What the calibration must gather. */
+unsigned qnti_feedback_needs(const struct qnti_feedback_params *p);
+
+#endif

@@ -1,0 +1,257 @@
+/*
+ * search.c - what it costs to scale a site's input, on the grid that the weights will get.
+ *
+ * With W' = W diag(s) rounded to Q, the weight that the input meets is Q / s.
+ * Its cost is the sum of D H D^T over rows, D = Q / s - W and H the Hessian of
+ * the unscaled inputs: the layers' output errors over all tokens, for the price
+ * of one product with H. On wide layers evenly spaced rows stand for all. Where
+ * the weights stage rounds with error feedback, what is left of the error of
+ * column j is its share that the later columns cannot make up for: the sum of
+ * D_j^2 / U_jj^2, U^T U = H^-1. Or the cost is the mean square change of what
+ * the job's unit gives on sample inputs (AWQ's own objective), for the price of
+ * a forward pass.
+ */
+#include "method/recipe.h"
+
+#include <math.h>
+#include <string.h>
+#include "base/tensor.h"
+#include "linalg/blas.h"
+#include "solve/solve.h"
+#include "unit/unit.h"
+
+enum { SEARCH_ROWS = 512, CHUNK_ROWS = 64 };
+
+/* One layer: the rows that are searched on. */
+struct searched {
+    size_t rows;
+    float *weight;               /* [rows][in] */
+    float *tried;                /* [rows][in] W s, then Q / s */
+    float *power;                /* [rows] mean square of W s */
+    struct qnti_numbers *q;
+};
+
+struct qnti_search {
+    struct qnti_job *job;
+    size_t count, in;
+    struct searched *layers;
+    struct qnti_grid grid;
+    float *importance;           /* [in] of the scaled inputs, or NULL */
+    enum qnti_search_loss_kind kind;
+    float *left;                 /* [in] 1 / U_jj^2 */
+    float *reference, *output;   /* [samples][unit->out] */
+    const float **exchanged;     /* [count] */
+};
+
+void qnti_search_free(struct qnti_search *s)
+{
+    qnt_context *ctx;
+    if (!s)
+        return;
+    ctx = s->job->ctx;
+    for (size_t i = 0; s->layers && i < s->count; i++) {
+        struct searched *l = &s->layers[i];
+        qnti_free(ctx, l->weight);
+        qnti_free(ctx, l->tried);
+        qnti_free(ctx, l->power);
+        qnti_numbers_free(ctx, l->q);
+    }
+    qnti_free(ctx, s->layers);
+    qnti_free(ctx, s->importance);
+    qnti_free(ctx, s->left);
+    qnti_free(ctx, s->reference);
+    qnti_free(ctx, s->output);
+    qnti_free(ctx, (void *)s->exchanged);
+    qnti_free(ctx, s);
+}
+
+static qnt_status load_rows(struct qnti_search *s, const qnt_layer *layer, struct searched *l)
+{
+    qnt_context *ctx = s->job->ctx;
+    size_t out = layer->weight.rows, stride = s->kind == QNTI_LOSS_UNIT ? 1 : qnti_ceil_div(out, SEARCH_ROWS);
+    l->rows = qnti_ceil_div(out, stride);
+    QNT_TRY(QNTI_NEW_RAW(ctx, l->rows * s->in, &l->weight));
+    QNT_TRY(QNTI_NEW_RAW(ctx, l->rows * s->in, &l->tried));
+    QNT_TRY(QNTI_NEW_RAW(ctx, l->rows, &l->power));
+    for (size_t r = 0; r < l->rows; r++)
+        QNT_TRY(qnti_matrix_rows(ctx, layer->weight, r * stride, 1, l->weight + r * s->in));
+    return qnti_numbers_create(ctx, &s->grid, l->rows, s->in, &l->q);
+}
+
+static qnt_status load_unit(struct qnti_search *s)
+{
+    const struct qnti_job *job = s->job;
+    size_t n = job->sample_count * job->unit->out;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, n, &s->reference));
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, n, &s->output));
+    QNT_TRY(QNTI_NEW(job->ctx, job->unit->weight_count, &s->exchanged));
+    return job->unit->forward(job->unit, job->samples, job->sample_count, job->sequence, NULL, s->reference);
+}
+
+static qnt_status load_left(struct qnti_search *s, double damp)
+{
+    struct qnti_job *job = s->job;
+    QNT_TRY(qnti_job_factor(job, QNTI_ORDER_NATURAL, 0, damp));
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, s->in, &s->left));
+    for (size_t j = 0; j < s->in; j++) {
+        float u = job->factor[j * s->in + j];
+        s->left[j] = job->dead[j] ? 0 : 1 / (u * u);
+    }
+    return QNT_OK;
+}
+
+qnt_status qnti_search_create(struct qnti_job *job, const qnt_layer *layers, size_t count,
+                              enum qnti_search_loss_kind kind, double damp, struct qnti_search **out)
+{
+    struct qnti_search *s;
+    qnt_status status;
+    QNT_TRY(QNTI_NEW(job->ctx, 1, &s));
+    s->job = job;
+    s->count = count;
+    s->in = layers[0].weight.cols;
+    if (kind == QNTI_LOSS_UNIT && (!job->unit || !job->sample_count || job->unit->weight_count != count))
+        kind = QNTI_LOSS_LINEAR;
+    s->kind = kind;
+    QNT_CHECK(qnti_job_weights_grid(job, &s->grid));
+    QNT_CHECK(QNTI_NEW(job->ctx, count, &s->layers));
+    for (size_t i = 0; i < count; i++)
+        QNT_CHECK(load_rows(s, &layers[i], &s->layers[i]));
+    if (qnti_job_grid_importance(job))
+        QNT_CHECK(QNTI_NEW_RAW(job->ctx, s->in, &s->importance));
+    if (kind == QNTI_LOSS_UNIT)
+        QNT_CHECK(load_unit(s));
+    else if (kind == QNTI_LOSS_FEEDBACK)
+        QNT_CHECK(load_left(s, damp));
+    else
+        QNT_CHECK(qnti_job_hessian(job));
+    *out = s;
+    return QNT_OK;
+cleanup:
+    qnti_search_free(s);
+    return status;
+}
+
+/* Rows of one layer, in fixed chunks. */
+struct rows_task {
+    const struct qnti_search *search;
+    struct searched *layer;
+    const float *scale;
+    double *sums;                /* [chunks] */
+};
+
+static qnt_status scale_rows(void *arg, size_t index)
+{
+    const struct rows_task *t = arg;
+    size_t in = t->search->in, first = index * CHUNK_ROWS, end = qnti_min(first + CHUNK_ROWS, t->layer->rows);
+    for (size_t r = first; r < end; r++) {
+        const float *w = t->layer->weight + r * in;
+        float *y = t->layer->tried + r * in;
+        float sum = 0;
+        for (size_t c = 0; c < in; c++) {
+            y[c] = w[c] * t->scale[c];
+            sum += y[c] * y[c];
+        }
+        t->layer->power[r] = sum / (float)in;
+    }
+    return QNT_OK;
+}
+
+/* Q / s in place of W s. */
+static qnt_status unscale_rows(void *arg, size_t index)
+{
+    const struct rows_task *t = arg;
+    size_t in = t->search->in, first = index * CHUNK_ROWS, end = qnti_min(first + CHUNK_ROWS, t->layer->rows);
+    for (size_t r = first; r < end; r++) {
+        float *y = t->layer->tried + r * in;
+        qnti_numbers_values(t->layer->q, r, 0, in, y);
+        for (size_t c = 0; c < in; c++)
+            y[c] /= t->scale[c];
+    }
+    return QNT_OK;
+}
+
+/* D H D^T of a chunk. Dead columns have a 1 in H, but nothing comes through them. */
+static qnt_status error_of_rows(void *arg, size_t index)
+{
+    const struct rows_task *t = arg;
+    const struct qnti_job *job = t->search->job;
+    size_t in = t->search->in, first = index * CHUNK_ROWS, rows = qnti_min(CHUNK_ROWS, t->layer->rows - first);
+    float *d = t->layer->tried + first * in, *product;
+    struct qnti_gemm g = {.m = rows, .n = in, .k = in, .a = d, .lda = in, .b = job->hessian, .ldb = in, .ldc = in,
+                          .alpha = 1};
+    double sum = 0;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, rows * in, &product));
+    for (size_t i = 0; i < rows * in; i++)
+        d[i] = job->dead[i % in] ? 0 : d[i] - t->layer->weight[first * in + i];
+    g.c = product;
+    qnti_gemm_one(&g);
+    for (size_t i = 0; i < rows * in; i++)
+        sum += (double)d[i] * (double)product[i];
+    t->sums[index] = sum;
+    qnti_free(job->ctx, product);
+    return QNT_OK;
+}
+
+/* Sum of D_j^2 / U_jj^2 of a chunk. */
+static qnt_status left_of_rows(void *arg, size_t index)
+{
+    const struct rows_task *t = arg;
+    size_t in = t->search->in, first = index * CHUNK_ROWS, end = qnti_min(first + CHUNK_ROWS, t->layer->rows);
+    double sum = 0;
+    for (size_t r = first; r < end; r++) {
+        float row = 0;
+        for (size_t c = 0; c < in; c++) {
+            float d = t->layer->tried[r * in + c] - t->layer->weight[r * in + c];
+            row += d * d * t->search->left[c];
+        }
+        sum += (double)row;
+    }
+    t->sums[index] = sum;
+    return QNT_OK;
+}
+
+/* Rounds one layer's scaled rows; with `loss` adds their errors to it. */
+static qnt_status try_layer(struct qnti_search *s, struct searched *l, const float *scale, double *loss)
+{
+    qnt_context *ctx = s->job->ctx;
+    size_t chunks = qnti_ceil_div(l->rows, CHUNK_ROWS);
+    struct rows_task t = {s, l, scale, NULL};
+    qnt_status status;
+    QNT_TRY(QNTI_NEW(ctx, chunks, &t.sums));
+    QNT_CHECK(qnti_parallel(ctx, chunks, scale_rows, &t));
+    QNT_CHECK(qnti_nearest(ctx, l->tried, s->importance, s->importance ? l->power : NULL, l->q));
+    QNT_CHECK(qnti_parallel(ctx, chunks, unscale_rows, &t));
+    if (loss)
+        QNT_CHECK(qnti_parallel(ctx, chunks, s->left ? left_of_rows : error_of_rows, &t));
+    for (size_t i = 0; loss && i < chunks; i++)
+        *loss += t.sums[i];
+cleanup:
+    qnti_free(ctx, t.sums);
+    return status;
+}
+
+static qnt_status unit_loss(struct qnti_search *s, double *loss)
+{
+    const struct qnti_job *job = s->job;
+    size_t n = job->sample_count * job->unit->out;
+    for (size_t i = 0; i < s->count; i++)
+        s->exchanged[i] = s->layers[i].tried;
+    QNT_TRY(job->unit->forward(job->unit, job->samples, job->sample_count, job->sequence, s->exchanged, s->output));
+    *loss = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = (double)s->output[i] - (double)s->reference[i];
+        *loss += d * d;
+    }
+    return QNT_OK;
+}
+
+qnt_status qnti_search_loss(struct qnti_search *s, const float *scale, double *loss)
+{
+    const float *importance = qnti_job_grid_importance(s->job);
+    *loss = 0;
+    for (size_t c = 0; s->importance && c < s->in; c++)
+        s->importance[c] = importance[c] / (scale[c] * scale[c]);
+    for (size_t i = 0; i < s->count; i++)
+        QNT_TRY(try_layer(s, &s->layers[i], scale, s->kind == QNTI_LOSS_UNIT ? NULL : loss));
+    return s->kind == QNTI_LOSS_UNIT ? unit_loss(s, loss) : QNT_OK;
+}

@@ -1,0 +1,161 @@
+/*
+ * smoothquant.c - activations and weights in 8 bits, after part of the activations' range has moved into the weights.
+ *
+ * s_j = max|x_j|^alpha / max|w_j|^(1 - alpha) for each input channel, w over
+ * all layers of the site; x / s and W s are then both easy to round
+ * symmetrically: weights by rows or by the tensor, activations by tokens or by
+ * the tensor (Xiao et al., "SmoothQuant", ICML 2023, equation 4; levels O1 to
+ * O3 of the paper's table 2).
+ */
+#include "method/method.h"
+
+#include <math.h>
+#include "base/tensor.h"
+
+struct smoothquant_params {
+    struct qnti_affine_params affine;    /* bits, per_tensor */
+    double alpha;
+    int act_bits, act_granularity, level;
+    bool act_static, guard_dead;
+};
+
+enum { BY_TOKEN, BY_TENSOR };
+enum { LEVEL_NONE, LEVEL_O1, LEVEL_O2, LEVEL_O3 };
+
+static const float LEAST = 1e-5f;
+static const float MOST_SCALE = 1024;   /* guard_dead: s stays in [1/1024, 1024] */
+
+/* w_j: the largest |W_ij| over the rows of all layers. */
+static qnt_status weight_magnitudes(struct qnti_job *job, const qnt_layer *layers, size_t count, float *w)
+{
+    size_t in = layers[0].weight.cols;
+    qnt_status status = QNT_OK;
+    float *row;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, in, &row));
+    for (size_t i = 0; i < count; i++)
+        for (size_t r = 0; r < layers[i].weight.rows; r++) {
+            QNT_CHECK(qnti_matrix_rows(job->ctx, layers[i].weight, r, 1, row));
+            for (size_t c = 0; c < in; c++)
+                w[c] = fmaxf(w[c], fabsf(row[c]));
+        }
+    status = qnti_job_tie(job, QNTI_TIE_MOST, w);
+cleanup:
+    qnti_free(job->ctx, row);
+    return status;
+}
+
+static qnt_status smoothquant_transform(struct qnti_job *job, const qnt_layer *layers, size_t count,
+                                        struct qnti_transform *t)
+{
+    const struct smoothquant_params *p = job->params;
+    size_t in = layers[0].weight.cols;
+    float *a = NULL, *w = NULL;
+    qnt_status status;
+    QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &a));
+    QNT_CHECK(QNTI_NEW(job->ctx, in, &w));
+    status = qnti_job_magnitudes(job, a, NULL);
+    if (status == QNT_NOT_FOUND) {
+        status = QNT_OK; /* no tokens: nothing moves */
+        goto cleanup;
+    }
+    QNT_CHECK(status);
+    QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &t->scale));
+    QNT_CHECK(qnti_job_tie(job, QNTI_TIE_MOST, a));
+    QNT_CHECK(weight_magnitudes(job, layers, count, w));
+    for (size_t c = 0; c < in; c++) {
+        float most = fmaxf(w[c], LEAST);
+        float s = powf(a[c], (float)p->alpha) / powf(most, (float)(1 - p->alpha));
+        s = fminf(fmaxf(s, LEAST), 1 / LEAST); /* the upper bound is ours: inputs of 1e20 must not overflow scales */
+        if (p->guard_dead)
+            s = a[c] == 0 || w[c] < LEAST ? 1 : fminf(fmaxf(s, 1 / MOST_SCALE), MOST_SCALE);
+        t->scale[c] = s;
+    }
+cleanup:
+    qnti_free(job->ctx, a);
+    qnti_free(job->ctx, w);
+    return status;
+}
+
+static qnt_status smoothquant_activations(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
+{
+    const struct smoothquant_params *p = job->params;
+    bool per_token = p->level ? p->level == LEVEL_O1 : p->act_granularity == BY_TOKEN;
+    bool fixed = p->level ? p->level == LEVEL_O3 : p->act_static;
+    (void)layer;
+    return qnti_job_quantize_inputs(job, (unsigned)p->act_bits, per_token, fixed, q);
+}
+
+/* One symmetric step a row, or one for the tensor; absmax is a level. */
+static qnt_status smoothquant_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid)
+{
+    const struct smoothquant_params *p = params;
+    struct qnti_affine_params affine = p->affine;
+    affine.group_size = 0;
+    affine.sym = true;
+    affine.sym_grid = 1;
+    affine.per_tensor |= p->level != LEVEL_NONE;
+    QNT_TRY(qnti_job_grid(job, &affine, grid));
+    grid->signed_codes = grid->kind == &qnti_affine_kind;
+    return QNT_OK;
+}
+
+static qnt_status smoothquant_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
+{
+    struct qnti_grid grid;
+    (void)layer;
+    QNT_TRY(smoothquant_grid(job, job->params, &grid));
+    return qnti_round_to_nearest(job, &grid, q);
+}
+
+static bool smoothquant_offers(const void *params, enum qnti_stage stage)
+{
+    const struct smoothquant_params *p = params;
+    return stage != QNTI_STAGE_ACTIVATIONS || (p->act_bits != 0 && p->act_bits != 16);
+}
+
+static unsigned smoothquant_needs(const void *params)
+{
+    (void)params;
+    return QNTI_NEED_MOMENTS;
+}
+
+static qnt_status smoothquant_check(qnt_context *ctx, const void *params)
+{
+    const struct smoothquant_params *p = params;
+    if (p->act_bits != 0 && p->act_bits != 16 && (p->act_bits < 2 || p->act_bits > 8))
+        return qnti_fail(ctx, QNT_INVALID, "smoothquant: act_bits=%d; 2 to 8, or 16: not quantized", p->act_bits);
+    if (p->act_static && p->act_granularity == BY_TOKEN && p->level == LEVEL_NONE)
+        return qnti_fail(ctx, QNT_INVALID, "smoothquant: act_static needs act_granularity=tensor");
+    return QNT_OK;
+}
+
+#define ROW(name, kind, value, least, greatest, choices, help) \
+    {#name, QNTI_PARAM_##kind, offsetof(struct smoothquant_params, name), value, least, greatest, choices, help}
+
+static const struct qnti_param rows[] = {
+    ROW(alpha, FLOAT, 0.5, 0, 1, NULL, "share of the activations' range that moves into the weights"),
+    {"bits", QNTI_PARAM_INT, offsetof(struct smoothquant_params, affine.bits), 8, 2, 8, NULL, "bits of a code"},
+    ROW(act_bits, INT, 8, 0, 16, NULL, "bits of activations; 16: not quantized"),
+    {"per_tensor", QNTI_PARAM_BOOL, offsetof(struct smoothquant_params, affine.per_tensor), 0, 0, 1, NULL,
+     "one scale for a weight instead of one a row"},
+    ROW(act_granularity, ENUM, 0, 0, 1, "token|tensor", "activations that share a scale"),
+    ROW(act_static, BOOL, 0, 0, 1, NULL, "scale of the activations fixed by calibration"),
+    ROW(level, ENUM, 0, 0, 3, "none|O1|O2|O3", "the paper's levels; override the three before"),
+    ROW(guard_dead, BOOL, 0, 0, 1, NULL,
+        "scale 1 for channels without activations or weights, 1/1024 to 1024 for others"),
+};
+
+const struct qnti_method qnti_method_smoothquant = {
+    .name = "smoothquant",
+    .title = "8-bit weights and activations, ranges balanced by channel scales",
+    .reference = "Xiao et al., SmoothQuant, ICML 2023",
+    .scope = QNTI_SCOPE_SITE,
+    .table = {rows, sizeof rows / sizeof *rows, sizeof(struct smoothquant_params)},
+    .needs = smoothquant_needs,
+    .check = smoothquant_check,
+    .stages[QNTI_STAGE_TRANSFORM].transform = smoothquant_transform,
+    .stages[QNTI_STAGE_ACTIVATIONS].layer = smoothquant_activations,
+    .stages[QNTI_STAGE_WEIGHTS].layer = smoothquant_weights,
+    .offers = smoothquant_offers,
+    .grid = smoothquant_grid,
+};

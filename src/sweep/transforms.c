@@ -1,0 +1,231 @@
+/*
+ * transforms.c - equivalent transforms of the sites of a block: measured, chosen, folded.
+ *
+ * All of a block's transforms stand before the first of its weights is
+ * quantized: one pass with the block's unquantized weights measures every
+ * site, then a transform is chosen for one site after another and folded into
+ * what makes the site's input (house: norm -> q, k, v; v -> o; norm -> gate,
+ * up; up -> down) and into its consumers. The block computes what it did.
+ */
+#include "sweep/sweep.h"
+
+#include <string.h>
+#include "calib/calib.h"
+#include "transform/fold.h"
+
+enum { MOST_LAYERS_OF_SITE = 4, UNIT_TOKENS = 2048 };   /* of samples on which a loss behind a unit is taken */
+
+/* What makes the input of each site. */
+static const enum qnti_role producers[QNTI_SITES] = {
+    [QNTI_SITE_QKV] = QNTI_ATTN_NORM,
+    [QNTI_SITE_O] = QNTI_V,
+    [QNTI_SITE_GATE_UP] = QNTI_MLP_NORM,
+    [QNTI_SITE_DOWN] = QNTI_UP,
+};
+
+struct transforms {
+    struct qnt_plan *plan;
+    qnt_context *ctx;
+    const struct qnti_config *config;
+    struct qnti_measure *measure;
+    struct qnti_block *block;
+    uint64_t *changed;
+    /* The site in hand: its layers that are quantized, and the recipe of the first that transforms. */
+    qnt_layer layers[MOST_LAYERS_OF_SITE];
+    char names[MOST_LAYERS_OF_SITE][QNTI_LAYER_NAME_BYTES];
+    size_t count;
+    const qnt_recipe *recipe;
+};
+
+static void list_site(struct transforms *t, enum qnti_site site)
+{
+    t->count = 0;
+    t->recipe = NULL;
+    for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++) {
+        enum qnti_role role = qnti_site_roles[site][i];
+        size_t index = qnti_target_of(t->plan, t->block->index, role);
+        const struct qnti_target *target;
+        qnt_layer *layer = &t->layers[t->count];
+        if (index == SIZE_MAX || !t->plan->job.targets[index].quantized)
+            continue;
+        target = &t->plan->job.targets[index];
+        qnti_layer_name(target, t->names[t->count]);
+        *layer = (qnt_layer){.name = t->names[t->count], .format = target->layout, .calib = t->measure->calib[site],
+                             .weight = qnt_matrix_f32(t->block->weight[role], target->source->rows,
+                                                      target->source->cols)};
+        t->count++;
+        if (!t->recipe && qnti_recipe_transforms(t->plan->recipes[index]))
+            t->recipe = t->plan->recipes[index];
+    }
+}
+
+/* Query heads that share a key and value head: channel of o's input -> row of v. */
+static qnt_status shared_heads(const struct transforms *t, uint32_t **map)
+{
+    const struct qnti_config *c = t->config;
+    size_t share = c->heads / c->kv_heads, width = c->heads * c->head_dim;
+    *map = NULL;
+    if (share == 1)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(t->ctx, width, map));
+    for (size_t i = 0; i < width; i++)
+        (*map)[i] = (uint32_t)(i / c->head_dim / share * c->head_dim + i % c->head_dim);
+    return QNT_OK;
+}
+
+static qnt_producer producer_of(const struct transforms *t, enum qnti_site site, const uint32_t *map)
+{
+    enum qnti_role role = producers[site];
+    const struct qnti_weight *w = qnti_checkpoint_weight(t->plan->model->checkpoint, t->block->index, role);
+    bool norm = w->rows == 1;
+    return (qnt_producer){.weight = t->block->weight[role], .bias = t->block->bias[role],
+                          .rows = norm ? w->cols : w->rows, .cols = norm ? 1 : w->cols,
+                          .map = site == QNTI_SITE_O ? map : NULL};
+}
+
+static qnt_status choose(struct transforms *t, enum qnti_site site, const qnt_producer *producer,
+                         struct qnti_transform *transform)
+{
+    const struct qnti_measure *m = t->measure;
+    struct qnti_site_unit self;
+    struct qnti_unit unit;
+    struct qnti_transform_choice choice = {.layers = t->layers, .count = t->count, .producer = producer,
+                                           .samples = m->sample[site], .sequence = m->tokens};
+    if (m->sample[site]) {
+        qnti_unit_of_site(t->block, m->workspace, site, &self, &unit);
+        choice.unit = &unit;
+        choice.sample_count = qnti_min(m->samples, m->windows) * m->tokens;
+    }
+    return qnti_choose_transform(t->ctx, t->recipe, &choice, transform);
+}
+
+/* Rows of a consumer in the coordinates of the transformed input. */
+static qnt_status fold_consumer(struct transforms *t, enum qnti_role role, const struct qnti_transform *transform)
+{
+    const struct qnti_weight *w = qnti_checkpoint_weight(t->plan->model->checkpoint, t->block->index, role);
+    float *weight = t->block->weight[role], *bias = t->block->bias[role], *row;
+    QNT_TRY(QNTI_NEW_RAW(t->ctx, 2 * w->cols, &row));
+    for (size_t r = 0; r < w->rows; r++) {
+        float *x = weight + r * w->cols;
+        double gone = 0; /* what the shift took from the output */
+        for (size_t c = 0; transform->shift && c < w->cols; c++)
+            gone += (double)x[c] * (double)transform->shift[c];
+        if (transform->shift)
+            bias[r] += (float)gone;
+        qnti_transform_weight(transform, w->cols, x, row, row + w->cols);
+        memcpy(x, row, w->cols * sizeof *x);
+    }
+    qnti_free(t->ctx, row);
+    *t->changed |= UINT64_C(1) << 2 * role;
+    if (transform->shift)
+        *t->changed |= UINT64_C(2) << 2 * role;
+    return QNT_OK;
+}
+
+/* A shift needs a bias in every consumer too. */
+static qnt_status check_consumers(const struct transforms *t, enum qnti_site site, const struct qnti_transform *transform)
+{
+    for (size_t i = 0; transform->shift && qnti_site_roles[site][i] != QNTI_ROLES; i++)
+        if (!t->block->bias[qnti_site_roles[site][i]])
+            return qnti_fail(t->ctx, QNT_UNSUPPORTED, "a shift needs a bias in the linears behind it");
+    return QNT_OK;
+}
+
+static qnt_status fold(struct transforms *t, enum qnti_site site, const qnt_producer *producer,
+                       const struct qnti_transform *transform)
+{
+    size_t width = qnti_site_width(t->config, site);
+    QNT_TRY(check_consumers(t, site, transform));
+    if (t->measure->given && (transform->shift || transform->permutation || transform->rotation.block))
+        return qnti_fail(t->ctx, QNT_UNSUPPORTED, "statistics from a file follow a scale only");
+    QNT_TRY(qnti_fold_check(t->ctx, producer, transform, width));
+    QNT_TRY(qnti_fold(t->ctx, producer, transform, width));
+    *t->changed |= UINT64_C(3) << 2 * producers[site];
+    for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++)
+        QNT_TRY(fold_consumer(t, qnti_site_roles[site][i], transform));
+    return t->measure->given ? qnti_calib_rescale(t->measure->calib[site], transform->scale) : QNT_OK;
+}
+
+static qnt_status transform_site(struct transforms *t, enum qnti_site site)
+{
+    struct qnti_transform transform = {0};
+    uint32_t *map = NULL;
+    qnt_producer producer;
+    qnt_status status;
+    list_site(t, site);
+    if (!t->recipe)
+        return QNT_OK;
+    QNT_CHECK(shared_heads(t, &map));
+    producer = producer_of(t, site, map);
+    qnti_plan_progress(t->plan, t->names[0], (double)t->block->index / (double)t->config->blocks);
+    QNT_CHECK(choose(t, site, &producer, &transform));
+    if (!qnti_transform_is_identity(&transform))
+        status = fold(t, site, &producer, &transform);
+    if (status == QNT_UNSUPPORTED) {
+        qnti_log(t->ctx, QNT_LOG_WARNING, "%s: its input is not transformed: %s", t->names[0],
+                 qnt_context_message(t->ctx));
+        status = QNT_OK;
+    }
+cleanup:
+    qnti_transform_free(t->ctx, &transform);
+    qnti_free(t->ctx, map);
+    return status;
+}
+
+/* Calibrations and samples for the sites whose recipes transform. */
+static qnt_status open_sites(struct transforms *t)
+{
+    struct qnti_measure *m = t->measure;
+    m->samples = qnti_max(1, qnti_min(m->windows, UNIT_TOKENS / m->tokens));
+    for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
+        size_t width = qnti_site_width(t->config, site);
+        unsigned needs;
+        list_site(t, site);
+        if (!t->recipe)
+            continue;
+        needs = qnti_recipe_transform_needs(t->recipe);
+        QNT_TRY(qnti_calib_create(t->ctx, (needs & ~(unsigned)QNTI_NEED_SAMPLES) | QNTI_NEED_MOMENTS, width,
+                                  &m->calib[site]));
+        if (needs & QNTI_NEED_SAMPLES)
+            QNT_TRY(QNTI_NEW_RAW(t->ctx, m->samples * m->tokens * width, &m->sample[site]));
+    }
+    return QNT_OK;
+}
+
+static void close_site(struct transforms *t, enum qnti_site site)
+{
+    if (t->measure->given)
+        return;
+    qnt_calib_destroy(t->measure->calib[site]);
+    qnti_free(t->ctx, t->measure->sample[site]);
+    t->measure->calib[site] = NULL;
+    t->measure->sample[site] = NULL;
+}
+
+bool qnti_plan_transforms(const struct qnt_plan *plan, size_t block)
+{
+    for (size_t t = 0; t < plan->job.count; t++)
+        if (plan->recipes[t] && plan->job.targets[t].block == block && qnti_recipe_transforms(plan->recipes[t]))
+            return true;
+    return false;
+}
+
+qnt_status qnti_transforms_fold(struct qnt_plan *plan, struct qnti_measure *measure, struct qnti_block *block,
+                                uint64_t *changed)
+{
+    struct transforms t = {.plan = plan, .ctx = plan->ctx, .config = &plan->model->checkpoint->config,
+                           .measure = measure, .block = block, .changed = changed};
+    qnt_status status;
+    if (!measure->given) {
+        QNT_CHECK(open_sites(&t));
+        QNT_CHECK(qnti_measure_block(measure));
+    }
+    for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
+        QNT_CHECK(transform_site(&t, site));
+        close_site(&t, site);
+    }
+cleanup:
+    for (enum qnti_site site = 0; site < QNTI_SITES; site++)
+        close_site(&t, site);
+    return status;
+}

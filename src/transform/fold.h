@@ -1,0 +1,19 @@
+/*
+ * fold.h - a transform of a site's input folded into what makes that input.
+ *
+ * The producer is a norm or the rows of a linear; x' = P ((x - shift) / scale)
+ * comes out of it when its weight and bias are changed once. A rotation cannot
+ * be folded into either.
+ */
+#ifndef QNTI_FOLD_H
+#define QNTI_FOLD_H
+
+#include "transform/transform.h"
+#include <quant/quantize.h>
+
+/* QNT_UNSUPPORTED, with the reason: the producer cannot absorb the transform. `width` of the site's input. */
+qnt_status qnti_fold_check(qnt_context *ctx, const qnt_producer *p, const struct qnti_transform *t, size_t width);
+/* Changes weight and bias, once checked. */
+qnt_status qnti_fold(qnt_context *ctx, const qnt_producer *p, const struct qnti_transform *t, size_t width);
+
+#endif

@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""Opens GPTQ and AWQ folders that quant writes with the programs that people load them with.
+
+    python3 tests/clients.py build/bin/quant [MODEL]
+
+Every layer is also decoded here, by the formats' definitions alone (numpy), and the model of the decoded weights is
+evaluated: the tool must find the same perplexity in both. Clients that are not installed are skipped with a message:
+safetensors, gptqmodel, autoawq (its file packing_utils.py, which needs torch only), transformers with optimum. All of
+it runs on a CPU. One line a check, `N passed, N failed, N skipped` at the end; exit status 1 if one failed, 77 if numpy
+is missing.
+"""
+import importlib.util
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+try:
+    import numpy as np
+except ImportError:
+    print("skipped: numpy is not installed")
+    sys.exit(77)
+
+DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "examples", "data")
+TEXT = os.path.join(DATA, "calibration.txt")
+TYPES = {"F32": np.float32, "F16": np.float16, "I32": np.int32}
+CALIBRATED = ("--method", "gptq", "--calib", TEXT, "--samples", "4", "--seqlen", "64")
+NEAREST = ("--method", "rtn")
+
+# name, format, arguments
+CASES = [(f"gptq {bits} bits {'sym' if sym else 'asym'}", "gptq",
+          (*NEAREST, "--bits", str(bits), "--group-size", "32", "--set", f"sym={str(sym).lower()}"))
+         for bits in (2, 3, 4, 8) for sym in (True, False)]
+CASES += [
+    ("gptq:v2 sym", "gptq:v2", (*NEAREST, "--group-size", "64")),
+    ("gptq defaults", "gptq", CALIBRATED),
+    ("gptq act order", "gptq", (*CALIBRATED, "--group-size", "32", "--set", "act_order=true")),
+    ("gptq act order asym", "gptq", (*CALIBRATED, "--group-size", "64", "--set", "act_order=true", "--set", "sym=false")),
+    ("gptq short last group", "gptq", (*NEAREST, "--group-size", "512", "--set", "sym=false")),
+    ("gptq row", "gptq", (*NEAREST, "--group-size", "0", "--set", "sym=false")),
+    ("awq", "awq", (*NEAREST, "--group-size", "32")),
+    ("awq defaults", "awq", CALIBRATED),
+    ("awq sym", "awq", (*NEAREST, "--group-size", "64", "--set", "sym=true")),
+    ("awq row", "awq", (*NEAREST, "--group-size", "0")),
+]
+
+counts = {"passed": 0, "failed": 0, "skipped": 0}
+
+def report(kind, name, why=""):
+    counts[kind] += 1
+    print({"passed": "ok  ", "failed": "FAIL", "skipped": "skip"}[kind], name + (f": {why}" if why else ""), flush=True)
+
+def check(name, good, why=""):
+    report("passed" if good else "failed", name, "" if good else why)
+
+# ---- the formats by their definitions -------------------------------------------------------------------------------
+
+def read_file(path):
+    """Tensors of a safetensors file as arrays."""
+    with open(path, "rb") as file:
+        data = file.read()
+    n = struct.unpack("<Q", data[:8])[0]
+    tensors = {}
+    for name, t in json.loads(data[8:8 + n]).items():
+        if name != "__metadata__":
+            begin, end = t["data_offsets"]
+            tensors[name] = np.frombuffer(data[8 + n + begin:8 + n + end], TYPES[t["dtype"]]).reshape(t["shape"])
+    return tensors
+
+def write_file(path, tensors):
+    """A safetensors file of F32."""
+    header, at = {}, 0
+    for name, x in tensors.items():
+        header[name] = {"dtype": "F32", "shape": list(x.shape), "data_offsets": [at, at + x.nbytes]}
+        at += x.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for x in tensors.values():
+            file.write(x.tobytes())
+
+def stream(words, bits):
+    """Codes along axis 0 of a stream of 32-bit words: code k at bits k * bits."""
+    w = np.ascontiguousarray(words).view(np.uint32)
+    flat = (w[:, None] >> np.arange(32, dtype=np.uint32)[None, :, None] & 1).reshape(32 * w.shape[0], w.shape[1])
+    return (flat.reshape(-1, bits, w.shape[1]) << np.arange(bits, dtype=np.uint32)[None, :, None]).sum(1).astype(np.int32)
+
+def decode_gptq(t, p, config):
+    out = t[p + ".scales"].shape[1]
+    bits = t[p + ".qzeros"].shape[1] * 32 // out
+    code = stream(t[p + ".qweight"], bits)
+    zero = stream(t[p + ".qzeros"].T, bits).T + (config["checkpoint_format"] == "gptq")
+    g = t[p + ".g_idx"]
+    return ((code - zero[g]).astype(np.float32) * t[p + ".scales"].astype(np.float32)[g]).T.copy()
+
+def decode_awq(t, p, config):
+    place = [0, 4, 1, 5, 2, 6, 3, 7]                   # nibble of output 8 c + k
+    def nibbles(words):
+        w = np.ascontiguousarray(words).view(np.uint32)
+        return np.stack([w >> np.uint32(4 * n) & 15 for n in place], -1).reshape(w.shape[0], -1).astype(np.int32)
+    code, zero, scale = nibbles(t[p + ".qweight"]), nibbles(t[p + ".qzeros"]), t[p + ".scales"].astype(np.float32)
+    g = np.arange(len(code)) // (len(code) // len(scale))
+    return ((code - zero[g]).astype(np.float32) * scale[g]).T.copy()
+
+def layers_of(t):
+    return [n[:-len(".qweight")] for n in t if n.endswith(".qweight")]
+
+def decoded_folder(folder, plain, t, values):
+    """The folder's model with plain F32 weights."""
+    shutil.copytree(folder, plain, ignore=shutil.ignore_patterns("*.safetensors", "quantize_config.json"))
+    with open(os.path.join(folder, "config.json")) as file:
+        config = json.load(file)
+    del config["quantization_config"]
+    config["torch_dtype"] = "float32"
+    config.pop("dtype", None)
+    with open(os.path.join(plain, "config.json"), "w") as file:
+        json.dump(config, file)
+    weights = {n: x.astype(np.float32) for n, x in t.items() if n.endswith((".weight", ".bias"))}
+    weights.update({p + ".weight": x for p, x in values.items()})
+    write_file(os.path.join(plain, "model.safetensors"), weights)
+
+# ---- the clients ----------------------------------------------------------------------------------------------------
+
+def missing(*modules):
+    return [m for m in modules if importlib.util.find_spec(m) is None]
+
+def with_safetensors(folder, t, values, config):
+    from safetensors.numpy import load_file, save_file
+    path = os.path.join(folder, "model.safetensors")
+    with open(path, "rb") as file:
+        before = file.read()
+    n = struct.unpack("<Q", before[:8])[0]
+    save_file(load_file(path), path + ".again", metadata={"format": "pt"})
+    with open(path + ".again", "rb") as file:
+        again = file.read()
+    os.remove(path + ".again")
+    m = struct.unpack("<Q", again[:8])[0]
+    return before[8 + n:] == again[8 + m:], "the library lays the same tensors out in another way"
+
+def with_gptqmodel(folder, t, values, config):
+    import torch
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+    from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module
+    for p, value in values.items():
+        out, width = value.shape
+        m = TorchLinear(bits=config["bits"], group_size=config["group_size"], sym=config["sym"],
+                        desc_act=config["desc_act"], in_features=width, out_features=out, bias=False,
+                        pack_dtype=torch.int32, register_buffers=True)
+        for part in ("qweight", "qzeros", "scales", "g_idx"):
+            setattr(m, part, torch.from_numpy(t[f"{p}.{part}"].copy()))
+        if config["checkpoint_format"] == "gptq":
+            convert_gptq_v1_to_v2_format_module(m, bits=config["bits"], pack_dtype=torch.int32)
+        m.post_init()
+        got = m.dequantize_weight().detach().to(torch.float32).numpy()
+        if not np.array_equal(got, value.astype(np.float16).astype(np.float32).T):
+            return False, f"{p}: largest difference {np.abs(got - value.T).max()}"
+    return True, ""
+
+def packing_utils():
+    folder = os.path.dirname(importlib.util.find_spec("awq").origin)
+    spec = importlib.util.spec_from_file_location("packing_utils", os.path.join(folder, "utils", "packing_utils.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+def with_autoawq(folder, t, values, config):
+    import torch
+    utils = packing_utils()
+    for p, value in values.items():
+        q, z, s = (torch.from_numpy(t[f"{p}.{part}"].copy()) for part in ("qweight", "qzeros", "scales"))
+        group = value.shape[1] if config["group_size"] == -1 else config["group_size"]
+        got = utils.dequantize_gemm(q, z, s, 4, group).to(torch.float32).numpy()
+        if not np.array_equal(got, value.astype(np.float16).astype(np.float32).T):
+            return False, f"{p}: largest difference {np.abs(got - value.T).max()}"
+    return True, ""
+
+def logits(path, ids, dtype):
+    import torch
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map="cpu")
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].float().numpy()
+
+def with_transformers(folder, plain, source, ids):
+    """The whole folder: far nearer to the decoded model than that is to the unquantized one."""
+    import torch
+    reference = logits(plain, ids, torch.float32)
+    effect = np.abs(logits(source, ids, torch.float32) - reference).max()
+    error = np.abs(logits(folder, ids, torch.float16) - reference).max()
+    return error < 0.1 * effect, f"logits differ by {error}, quantization itself by {effect}"
+
+def attempt(name, needs, function, *arguments):
+    absent = missing(*needs)
+    if absent:
+        return report("skipped", name, f"{', '.join(absent)} not installed")
+    try:
+        check(name, *function(*arguments))
+    except Exception as e:                             # whatever a client raises
+        report("failed", name, f"{type(e).__name__}: {e}")
+
+# ---- the tool -------------------------------------------------------------------------------------------------------
+
+def run(quant, *arguments):
+    r = subprocess.run([quant, *arguments, "--progress", "none"], capture_output=True, text=True)
+    if r.returncode:
+        raise RuntimeError(f"quant {arguments[0]}: {r.stderr.strip()}")
+    return r.stdout
+
+def perplexity(quant, path, report_path):
+    run(quant, "eval", path, "--text", TEXT, "--ctx", "128", "--chunks", "2", "--report", report_path)
+    with open(report_path) as file:
+        return json.load(file)["perplexity"]
+
+def run_case(quant, model, work, name, format, arguments):
+    folder, plain = os.path.join(work, "folder"), os.path.join(work, "plain")
+    run(quant, "quantize", model, "-o", folder, "--format", format, *arguments)
+    with open(os.path.join(folder, "config.json")) as file:
+        config = json.load(file)["quantization_config"]
+    t = read_file(os.path.join(folder, "model.safetensors"))
+    decode = decode_awq if format == "awq" else decode_gptq
+    values = {p: decode(t, p, config) for p in layers_of(t)}
+    decoded_folder(folder, plain, t, values)
+    ours = perplexity(quant, folder, os.path.join(work, "a.json"))
+    theirs = perplexity(quant, plain, os.path.join(work, "b.json"))
+    check(f"{name}: read back", values and ours == theirs, f"perplexity {ours}, of the decoded weights {theirs}")
+    attempt(f"{name}: safetensors", ["safetensors"], with_safetensors, folder, t, values, config)
+    if format == "awq":
+        attempt(f"{name}: autoawq", ["awq", "torch"], with_autoawq, folder, t, values, config)
+    else:
+        attempt(f"{name}: gptqmodel", ["gptqmodel", "torch"], with_gptqmodel, folder, t, values, config)
+    if re.search(r"defaults|act order$", name):
+        ids = [5 + 7 * i % 900 for i in range(96)]
+        attempt(f"{name}: transformers", ["transformers", "optimum", "gptqmodel", "torch"], with_transformers, folder,
+                plain, model, ids)
+    shutil.rmtree(folder)
+    shutil.rmtree(plain)
+
+def main():
+    if len(sys.argv) not in (2, 3):
+        print(__doc__)
+        return 2
+    quant = os.path.abspath(sys.argv[1])
+    model = sys.argv[2] if len(sys.argv) == 3 else os.path.join(DATA, "model")
+    work = tempfile.mkdtemp(prefix="clients-")
+    try:
+        for name, format, arguments in CASES:
+            try:
+                run_case(quant, model, work, name, format, arguments)
+            except Exception as e:
+                report("failed", name, f"{type(e).__name__}: {e}")
+                shutil.rmtree(work)
+                os.mkdir(work)
+    finally:
+        shutil.rmtree(work)
+    print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
+    return 1 if counts["failed"] else 0
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+#!/bin/sh
+# Formats of engines from end to end: GPTQ and AWQ folders, written, read back, repacked from native, and refused.
+#
+#     sh tests/test_formats.sh build/bin/quant
+#
+# One line a check, `N passed, N failed` at the end; exit status 0 if none failed.
+
+quant=$1
+data=$(cd "$(dirname "$0")/../examples/data" && pwd) || exit 2
+model=$data/model
+work=$(mktemp -d) || exit 2
+trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+out=$work/out
+mkdir "$out"
+calib="--calib $data/calibration.txt --samples 4 --seqlen 64"
+
+. "$(dirname "$0")/checks.sh"
+
+# same NAME A B: two models of one perplexity, but for norms that one of them stores as f16.
+same() {
+    evaluate "$2" --report "$work/a.json" >/dev/null 2>&1
+    evaluate "$3" --report "$work/b.json" >/dev/null 2>&1
+    a=$(number "$work/a.json" nll)
+    b=$(number "$work/b.json" nll)
+    [ -n "$a" ] && holds "($a - $b) ^ 2 < 1e-12"
+    verdict $? "$1" "$a and $b"
+}
+
+# has NAME FILE TEXT...
+has() {
+    name=$1
+    file=$2
+    shift 2
+    for text; do
+        grep -qF -e "$text" "$file" || { verdict 1 "$name" "no $text in $file"; return; }
+    done
+    verdict 0 "$name"
+}
+
+echo "# widths, versions, groups"
+for bits in 2 3 4 8; do
+    for sym in true false; do
+        check "gptq, $bits bits, sym=$sym" quantize -o "$out/g" --method rtn --format gptq --bits $bits --group-size 32 --set sym=$sym
+        near "gptq, $bits bits, sym=$sym is the model" "$out/g" "$(limit $bits)"
+        case $sym in true) version=gptq ;; *) version=gptq_v2 ;; esac
+        has "gptq, $bits bits, sym=$sym says its version" "$out/g/config.json" "\"checkpoint_format\": \"$version\"" "\"bits\": $bits"
+        clear_out
+    done
+done
+for order in "act_order=true" "act_order=true --set static_groups=true"; do
+    for format in gptq awq; do
+        check "$format with $order" quantize -o "$out/g" --method gptq --format $format --group-size 64 --set $order $calib
+        near "$format with $order is the model" "$out/g" "$(limit 4)"
+        clear_out
+    done
+done
+check "gptq with a shorter last group" quantize -o "$out/g" --method rtn --format gptq --group-size 96
+near "gptq with a shorter last group is the model" "$out/g" "$(limit 4)"
+clear_out
+
+echo "# the folder"
+check "side files" quantize -o "$out/g" --method rtn --format gptq --group-size 32
+for file in "$model"/*; do
+    case $file in */config.json | *.safetensors) continue ;; esac
+    cmp -s "$file" "$out/g/${file##*/}"
+    verdict $? "${file##*/} is copied"
+done
+has "quantize_config.json" "$out/g/quantize_config.json" '"desc_act": false' '"quant_method": "gptq"'
+check "inspect" "$quant" inspect "$out/g"
+says "inspect: the kind" "GPTQ folder" "4.5000 of the blocks"
+for threads in 1 2 8; do
+    for format in gptq awq; do
+        check "$format with $threads threads" quantize -o "$out/$format-$threads" --method gptq --format $format --group-size 64 $calib --threads $threads
+        diff -r "$out/$format-1" "$out/$format-$threads" >/dev/null
+        verdict $? "$threads threads give the bytes of one ($format)"
+    done
+done
+check "shards" quantize -o "$out/s" --method rtn --format gptq --group-size 32 --shard-size 700K
+[ "$(ls "$out"/s/model-0000?-of-0000?.safetensors | wc -l)" -gt 2 ] && [ -f "$out/s/model.safetensors.index.json" ]
+verdict $? "shards: files and their index" "$(ls "$out/s")"
+same "shards hold the model" "$out/s" "$out/g"
+clear_out
+
+echo "# configurations of others"
+mkdir "$work/links" "$work/store"
+for file in "$model"/*; do
+    cp "$file" "$work/store/${file##*/}.blob"
+    ln -s "../store/${file##*/}.blob" "$work/links/${file##*/}"
+done
+check "a folder of links" "$quant" quantize "$work/links" -o "$out/g" --method rtn --format awq --group-size 32 --progress none
+[ -z "$(find "$out/g" -type l)" ] && cmp -s "$model/tokenizer.json" "$out/g/tokenizer.json"
+verdict $? "a folder of links becomes files"
+clear_out
+cp -r "$model" "$work/newer"
+sed 's/"torch_dtype"/"dtype"/; s/"rope_theta": 10000.0/"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}/; /"rope_scaling"/d' \
+    "$model/config.json" >"$work/newer/config.json"
+check "newer keys" "$quant" quantize "$work/newer" -o "$out/g" --method rtn --format gptq --group-size 32 --progress none
+has "newer keys are kept" "$out/g/config.json" '"rope_parameters"' '"rope_theta": 10000.0' '"dtype": "float16"'
+! grep -q torch_dtype "$out/g/config.json"
+verdict $? "newer keys: no older ones beside them"
+check "the same with older keys" quantize -o "$out/h" --method rtn --format gptq --group-size 32
+same "newer keys mean the same model" "$out/g" "$out/h"
+clear_out
+
+echo "# native to others, exactly"
+for case in "gptq true" "gptq:v2 true" "gptq false" "awq false" "awq true"; do
+    format=${case% *}
+    sym=${case#* }
+    check "native, sym=$sym" quantize -o "$out/n" --method rtn --format native --bits 4 --group-size 32 --set sym=$sym
+    check "native, sym=$sym, to $format" "$quant" quantize "$out/n" -o "$out/g" --method none --format "$format" --progress none
+    same "native, sym=$sym, is the same in $format" "$out/n" "$out/g"
+    check "$format, sym=$sym, back to native" "$quant" quantize "$out/g" -o "$out/m" --method none --format native --progress none
+    same "$format, sym=$sym, is the same in native" "$out/m" "$out/g"
+    clear_out
+done
+check "native, 5 bits" quantize -o "$work/five" --method rtn --format native --bits 5 --group-size 32
+refuses "5 bits to gptq" gptq q_proj native -- "$quant" quantize "$work/five" -o "$out/g" --method none --format gptq --progress none
+check "gptq to quantize again" quantize -o "$work/packed" --method rtn --format gptq --group-size 32
+refuses "a quantized source" "quantized already" requantize -- "$quant" quantize "$work/packed" -o "$out/g" --method rtn --format awq --group-size 32
+check "requantize" "$quant" quantize "$work/packed" -o "$out/g" --method rtn --format awq --group-size 32 --requantize --progress none
+near "what was requantized is the model" "$out/g" "$(limit 3)"
+clear_out
+check "a GPTQ folder to floats" "$quant" quantize "$work/packed" -o "$out/g.gguf" --method none --format gguf:f32 --progress none
+near "its F32 is the model" "$out/g.gguf" "$(limit 4)"
+clear_out
+
+echo "# refusals"
+refuses "bits that gptq has not" bits=5 gptq native -- quantize -o "$out/g" --method rtn --format gptq --bits 5
+refuses "bits that awq has not" bits=3 awq gptq native -- quantize -o "$out/g" --method rtn --format awq --bits 3
+refuses "one scale for a tensor" per_tensor gptq native -- quantize -o "$out/g" --method rtn --format gptq --set per_tensor=true
+refuses "groups that divide nothing" awq "no quantized layer" groups -- quantize -o "$out/g" --method rtn --format awq --group-size 100
+refuses "an output type" --output-type gptq gguf -- quantize -o "$out/g" --method rtn --format gptq --output-type q8_0
+check "a GGUF" quantize -o "$work/f16.gguf" --method none --format gguf:f16
+refuses "a GGUF as a source of a folder" "needs a folder" awq -- "$quant" quantize "$work/f16.gguf" -o "$out/g" --method rtn --format awq
+check "groups that divide some layers only" "$quant" plan "$model" --method rtn --format awq --group-size 192 --verbose
+says "groups that divide some layers only: the others stay float" "the groups do not divide the columns"
+refuses "the same with --strict" strict groups -- quantize -o "$out/g" --method rtn --format awq --group-size 192 --strict
+
+echo "# damaged folders"
+# edit NAME EXPRESSION: $work/bad, the packed folder with its configuration changed by sed.
+edit() {
+    rm -rf "$work/bad"
+    cp -r "$work/packed" "$work/bad"
+    sed -i "$1" "$work/bad/config.json"
+}
+for key in marlin gptq_p bitblas; do
+    edit "s/\"checkpoint_format\": \"gptq\"/\"checkpoint_format\": \"$key\"/"
+    refuses "checkpoint_format $key" "$key" "quantized already" -- evaluate "$work/bad"
+done
+edit 's/"bits": 4/"bits": 8/'
+refuses "bits that contradict the tensors" "8" q_proj -- evaluate "$work/bad"
+edit 's/"quant_method": "gptq"/"quant_method": "awq"/'
+refuses "another method's configuration" gemm "quantized already" -- evaluate "$work/bad"
+edit 's/"quant_method": "gptq"/"quant_method": 7/'
+refuses "a method that is no string" quant_method -- evaluate "$work/bad"
+edit 's/"group_size": 32/"group_size": -7/'
+refuses "a group size that is none" group_size -- evaluate "$work/bad"
+cp "$work/packed/config.json" "$work/bad/config.json"
+for bytes in 100 5000 1000000; do
+    head -c $bytes "$work/packed/model.safetensors" >"$work/bad/model.safetensors"
+    refuses "a file cut after $bytes bytes" model.safetensors -- evaluate "$work/bad"
+    refuses "a file cut after $bytes bytes as a source" model.safetensors -- "$quant" quantize "$work/bad" -o "$out/g" --method none --format native
+done
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
