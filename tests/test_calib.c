@@ -248,7 +248,8 @@ static void test_misuse(void **state)
                  "1 x 3");
     assert_fails(ctx, qnt_calib_add(calib, qnt_matrix_f32(x, 3, 2)), QNT_INVALID, "2 columns, not 3");
     layers[0].calib = calib;
-    assert_fails(ctx, qnt_quantize_site(ctx, rtn, &(qnt_site){.layers = layers, .count = 2}, q), QNT_INVALID, "layer b: 2 inputs");
+    assert_fails(ctx, qnt_quantize_site(ctx, rtn, &(qnt_site){.layers = layers, .count = 2}, q), QNT_INVALID,
+                 "layer b: 2 inputs");
     assert_null(q[0]);
     assert_null(q[1]);
     assert_ok(ctx, qnt_quantize_site(ctx, rtn, &(qnt_site){.layers = layers}, q));

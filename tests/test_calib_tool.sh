@@ -80,6 +80,31 @@ check "gptq by text and importance" quantize -o "$out/q.gguf" --format gguf:q4_0
 near "gptq by text and importance is the model" "$out/q.gguf" "$(limit 4)"
 clear_out
 
+
+echo "# which statistics a result is of"
+check "a result by an importance" quantize -o "$out/q.gguf" --method rtn --format gguf:q4_0 --imatrix "$work/a.gguf"
+check "the same again" quantize -o "$out/q.gguf" --method rtn --format gguf:q4_0 --imatrix "$work/a.gguf"
+says "the same again: nothing to do" "nothing was left to do"
+! quantize -o "$out/q.gguf" --method rtn --format gguf:q4_0 --imatrix "$work/b.gguf" >/dev/null 2>"$work/stderr" && grep -q "another plan" "$work/stderr"
+verdict $? "another importance is another plan"
+check "a result by calibrations" quantize -o "$out/c.gguf" --format gguf:q4_0 --calib "$work/a.safetensors"
+! quantize -o "$out/c.gguf" --format gguf:q4_0 --calib "$work/b.safetensors" >/dev/null 2>"$work/stderr" && grep -q "another plan" "$work/stderr"
+verdict $? "other calibrations are another plan"
+clear_out
+
+echo "# odd texts (llama.cpp#5442)"
+i=0
+while [ $i -lt 40 ]; do
+    printf '\357\273\277A line with \000 and \377\376 \303 in it,\r\n\r\nand more.\n'
+    i=$((i + 1))
+done >"$work/odd.txt"
+measure --calib "$work/odd.txt" --samples all --seqlen 16 -o "$work/odd.gguf" >"$work/stdout" 2>"$work/stderr" || grep -q "odd.txt" "$work/stderr"
+verdict $? "bytes that are no text: measured, or the file is named" "$(tail -n 1 "$work/stderr")"
+: >"$work/empty.txt"
+refuses "an empty text" empty.txt -- measure --calib "$work/empty.txt" -o "$out/x.gguf"
+refuses "a folder as a text" "$work/tmp" -- measure --calib "$work/tmp" -o "$out/x.gguf"
+refuses "no text of that name" nothing.txt -- measure --calib "$work/nothing.txt" -o "$out/x.gguf"
+
 echo "# refused"
 to="-o $out/x --progress none"
 refuses "a suffix that is none" .safetensors .gguf .dat -- measure $calib -o "$out/x.bin"

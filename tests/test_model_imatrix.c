@@ -665,7 +665,8 @@ cleanup:
 static qnt_status merge_all(qnt_context *ctx, void *arg)
 {
     qnt_measure_result result;
-    qnt_status status = qnt_statistics_merge(ctx, (const char *const[]){arg, arg}, 2, "sum.safetensors", false, &result);
+    const char *const files[] = {arg, arg};
+    qnt_status status = qnt_statistics_merge(ctx, files, 2, "sum.safetensors", false, &result);
     unlink("sum.safetensors");
     assert_false(qnti_path_exists("sum.safetensors.writing"));
     return status;

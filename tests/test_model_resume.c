@@ -278,22 +278,22 @@ static void blocks_stay(void **state)
     remove_files();
 }
 
-/* --- memory that runs out --- */
+/* --- a run that is stopped --- */
 
-static qnt_status quantize_all(qnt_context *ctx, void *user)
+struct stop {
+    const char *phase;
+    bool now;
+};
+
+static void stop_in_phase(void *user, const qnt_progress *progress)
 {
-    const qnt_quantize_options *options = user;
-    qnt_model *model = NULL;
-    qnt_plan *plan = NULL;
-    qnt_status status;
-    QNT_CHECK(qnt_model_open(ctx, "model", &model));
-    QNT_CHECK(qnt_plan_create(model, options, &plan));
-    status = qnt_plan_run(plan);
-cleanup:
-    qnt_plan_destroy(plan);
-    qnt_model_close(model);
-    assert_true(status == QNT_OK || !qnti_path_exists("again.gguf"));
-    return status;
+    struct stop *stop = user;
+    stop->now = stop->now || strcmp(progress->phase, stop->phase) == 0;
+}
+
+static bool must_stop(void *user)
+{
+    return ((struct stop *)user)->now;
 }
 
 /* Calibration for a vocabulary of 40: a .npy of 32 ids. */
@@ -311,6 +311,55 @@ static void put_ids(void)
     assert_int_equal(fwrite(header, 1, sizeof header, file), sizeof header);
     assert_int_equal(fwrite(ids, 1, sizeof ids, file), sizeof ids);
     assert_int_equal(fclose(file), 0);
+}
+
+/* Before the first block is finished nothing is left; once the output is there, it stays and is said to be complete. */
+static void stopped(void **state)
+{
+    static const char *const phases[] = {"quantize", "verify"};
+    (void)state;
+    make_model(&small);
+    put_ids();
+    for (size_t i = 0; i < COUNT(phases); i++) {
+        struct stop stop = {phases[i], false};
+        qnt_context_options host = {.threads = 2, .cancel = must_stop, .cancel_user = &stop};
+        qnt_quantize_options options = {.method = "gptq", .format = "gguf:q4_0", .output = "again.gguf",
+                                        .calibration = "ids.npy", .samples = 2, .seqlen = 16,
+                                        .progress = stop_in_phase, .progress_user = &stop};
+        qnt_context *ctx;
+        qnt_model *model;
+        qnt_plan *plan;
+        assert_int_equal(qnt_context_create(&host, &ctx), QNT_OK);
+        plan = plan_of(ctx, "model", &options, &model);
+        assert_int_equal(qnt_plan_run(plan), QNT_CANCELLED);
+        if (i)
+            assert_message_has(ctx, "again.gguf is complete");
+        assert_int_equal(qnti_path_exists("again.gguf"), i);
+        assert_false(qnti_path_exists("again.gguf.partial"));
+        qnt_plan_destroy(plan);
+        qnt_model_close(model);
+        qnt_context_destroy(ctx);
+    }
+    unlink("ids.npy");
+    remove_files();
+}
+
+/* --- memory that runs out --- */
+
+static qnt_status quantize_all(qnt_context *ctx, void *user)
+{
+    const qnt_quantize_options *options = user;
+    qnt_model *model = NULL;
+    qnt_plan *plan = NULL;
+    qnt_status status;
+    QNT_CHECK(qnt_model_open(ctx, "model", &model));
+    QNT_CHECK(qnt_plan_create(model, options, &plan));
+    status = qnt_plan_run(plan);
+cleanup:
+    qnt_plan_destroy(plan);
+    qnt_model_close(model);
+    assert_true(status == QNT_OK || !qnti_path_exists("again.gguf"));
+    return status;
 }
 
 static void each_allocation_of_a_run(void **state)
@@ -339,7 +388,8 @@ int main(void)
         cmocka_unit_test(spilled_values_stay), cmocka_unit_test(spilled_pages_leave),
         cmocka_unit_test(spill_on_a_full_disk), cmocka_unit_test(outcome_and_back),
         cmocka_unit_test(identity),            cmocka_unit_test(no_room),
-        cmocka_unit_test(blocks_stay),         cmocka_unit_test(each_allocation_of_a_run),
+        cmocka_unit_test(blocks_stay),         cmocka_unit_test(stopped),
+        cmocka_unit_test(each_allocation_of_a_run),
     };
     return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }

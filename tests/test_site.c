@@ -125,7 +125,8 @@ static void folded_or_kept(void **state)
                                           "smoothquant:act_bits=16,gptq:bits=8"};
     (void)state;
     for (size_t i = 0; i < COUNT(recipes); i++) {
-        float *w = random_floats(OUT * IN, 21, 0.5f), *n = random_tokens(TOKENS, IN, 23), *norm = random_floats(IN, 25, 1);
+        float *w = random_floats(OUT * IN, 21, 0.5f), *n = random_tokens(TOKENS, IN, 23);
+        float *norm = random_floats(IN, 25, 1);
         float x[TOKENS * IN], want[TOKENS * OUT], kept[TOKENS * OUT], folded[TOKENS * OUT];
         qnt_recipe *recipe = recipe_of(ctx, recipes[i]);
         qnt_calib *calib;

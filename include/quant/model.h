@@ -85,7 +85,7 @@ typedef struct qnt_quantize_options {
     bool force;                          /* replace an output, give up the finished blocks of another plan */
     bool no_verify;                      /* skip the end check of perplexity on the calibration's tail */
     const char *work;                    /* folder for finished blocks; NULL: OUTPUT.partial */
-    uint64_t max_ram;                    /* most memory beyond mapped file pages; activations go to files; 0: no limit */
+    uint64_t max_ram;                    /* most memory beyond mapped file pages: activations go to files; 0: any */
     uint64_t shard_bytes;                /* most bytes of a file of a folder format; 0: the format's rule */
     qnt_progress_fn progress;
     void *progress_user;

@@ -133,20 +133,41 @@ static qnt_status list_names(struct qnt_calib_file *f)
     return QNT_OK;
 }
 
-qnt_status qnt_calib_file_open(qnt_context *ctx, const char *path, qnt_calib_file **file)
+/* Takes what opened the safetensors file: it becomes the calibrations', or is closed. */
+static qnt_status adopt(qnt_context *ctx, struct qnti_safetensors *tensors, qnt_calib_file **file)
 {
     struct qnt_calib_file *f;
-    qnt_status status;
+    qnt_status status = QNTI_NEW(ctx, 1, &f);
     *file = NULL;
-    QNT_TRY(QNTI_NEW(ctx, 1, &f));
+    if (status != QNT_OK) {
+        qnti_safetensors_close(tensors);
+        return status;
+    }
     f->ctx = ctx;
-    QNT_CHECK(qnti_safetensors_open(ctx, path, &f->file));
+    f->file = tensors;
     QNT_CHECK(list_names(f));
     *file = f;
 cleanup:
     if (status != QNT_OK)
         qnt_calib_file_close(f);
     return status;
+}
+
+qnt_status qnt_calib_file_open(qnt_context *ctx, const char *path, qnt_calib_file **file)
+{
+    struct qnti_safetensors *tensors;
+    *file = NULL;
+    QNT_TRY(qnti_safetensors_open(ctx, path, &tensors));
+    return adopt(ctx, tensors, file);
+}
+
+qnt_status qnti_calib_file_open_memory(qnt_context *ctx, const char *name, const void *bytes, size_t n,
+                                       struct qnt_calib_file **file)
+{
+    struct qnti_safetensors *tensors;
+    *file = NULL;
+    QNT_TRY(qnti_safetensors_open_memory(ctx, name, bytes, n, &tensors));
+    return adopt(ctx, tensors, file);
 }
 
 void qnt_calib_file_close(qnt_calib_file *f)

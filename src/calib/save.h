@@ -15,6 +15,10 @@ struct qnt_calib_file {
     size_t count;
 };
 
+/* The file from n bytes, which must live as long as it. */
+qnt_status qnti_calib_file_open_memory(qnt_context *ctx, const char *name, const void *bytes, size_t n,
+                                       struct qnt_calib_file **file);
+
 /* What the file says of itself under a key; NULL: nothing. */
 const char *qnti_calib_file_note(const struct qnt_calib_file *file, const char *key);
 

@@ -33,7 +33,8 @@ static const struct cli_option statistics[] = {
 
 static const struct cli_option merging[] = {
     {.name = "output", .letter = 'o', .required = true, .type = CLI_TEXT,
-     .offset = offsetof(struct calib_values, output), .metavar = "FILE", .help = "of the same kind as the files that are added"},
+     .offset = offsetof(struct calib_values, output), .metavar = "FILE",
+     .help = "of the same kind as the files that are added"},
     ROW(force, FLAG, "force", NULL, "replace a FILE that is there, which may be one of those"),
 };
 

@@ -146,7 +146,7 @@ static void print_memory(const qnt_plan_totals *t)
 {
     char least[32], disk[32];
     print_size("memory", t->memory_bytes);
-    if (t->spill_bytes)
+    if (t->least_memory_bytes < t->memory_bytes)
         printf("%-16s %s at least (--max-ram), activations in files of %s\n", "",
                cli_size_text(t->least_memory_bytes, least), cli_size_text(t->spill_bytes, disk));
 }

@@ -30,7 +30,8 @@ static qnt_status add_tensor(struct qnti_gguf_writer *w, struct qnti_imatrix_ent
     qnt_status status;
     QNT_TRY(QNTI_NEW(w->ctx, n, &name));
     snprintf(name, n, "%s%s", e->name, suffix);
-    status = qnti_gguf_add_tensor(w, name, e->matrices > 1 ? 2 : 1, ne, 0, cols * e->matrices * sizeof(float), write, e);
+    status = qnti_gguf_add_tensor(w, name, e->matrices > 1 ? 2 : 1, ne, 0, cols * e->matrices * sizeof(float), write,
+                                  e);
     qnti_free(w->ctx, name);
     return status;
 }

@@ -62,6 +62,9 @@ qnt_status qnt_evaluate(qnt_model *model, const qnt_eval_options *options, qnt_e
         return qnti_fail(ctx, QNT_INVALID, "an evaluation needs a text");
     if (options->protocol)
         QNT_TRY(qnti_eval_protocol_find(ctx, options->protocol, &o.protocol));
+    QNT_TRY(qnti_model_check(model)); /* names the weight that would make every figure a NaN */
+    if (options->against)
+        QNT_TRY(qnti_model_check(options->against));
     /* The tokenizer of the model, or of the one it is held against: a file without a vocabulary can be compared too. */
     QNT_TRY(qnti_model_tokenizer(model, &tokenizer));
     if (!tokenizer && options->against)

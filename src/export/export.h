@@ -19,7 +19,7 @@ struct qnti_target {
     enum qnti_role role;
     bool bias;
     size_t block;                    /* for block roles */
-    const char *layout;              /* "gguf:q4_0", "native" ...; "plain": as a folder's format stores floats; static */
+    const char *layout;              /* "gguf:q4_0", "native" ...; "plain": as the folder stores floats; static */
     bool quantized;                  /* by the recipe: comes from `layer` below; else converted from the source */
     const char *note;                /* why it is not what was asked for, or NULL; static */
 };

@@ -44,6 +44,8 @@ struct qnti_method {
     struct qnti_stage_functions stages[QNTI_STAGES];
     /* A stage that these parameters switch off is not offered; NULL: all of them are always on. */
     bool (*offers)(const void *params, enum qnti_stage stage);
+    /* Damping of the error feedback that the weights stage rounds with; NULL or negative: it uses none. */
+    double (*feedback)(const void *params);
     /* Bits a weight of a layer of that width, where `bits`, `group_size` and `sym` do not say it; may be NULL. */
     double (*bits)(const void *params, size_t in);
     /* The grid on which the weights stage chooses codes, a format's too; NULL: the method has one of its own. */
@@ -157,12 +159,11 @@ qnt_status qnti_job_quantize_inputs(struct qnti_job *job, unsigned bits, bool pe
 /* --- search.c: what a scale of the site's input costs on the grid of the weights stage --- */
 struct qnti_search;
 /*
- * Behind the job's unit; or the layers' own output errors by the Hessian, on evenly spaced rows (also where the job has
- * no unit): of nearest rounding, or what error feedback with that damping leaves of them.
+ * Loss behind the job's unit; or, `linear` or without one, the layers' own output errors by the Hessian, on evenly
+ * spaced rows: of nearest rounding, or what is left of them where the weights stage rounds with error feedback.
  */
-enum qnti_search_loss_kind { QNTI_LOSS_UNIT, QNTI_LOSS_LINEAR, QNTI_LOSS_FEEDBACK };
-qnt_status qnti_search_create(struct qnti_job *job, const qnt_layer *layers, size_t count,
-                              enum qnti_search_loss_kind kind, double damp, struct qnti_search **search);
+qnt_status qnti_search_create(struct qnti_job *job, const qnt_layer *layers, size_t count, bool linear,
+                              struct qnti_search **search);
 void qnti_search_free(struct qnti_search *search);
 /* Loss with the weights' columns times scale [in] rounded and divided by it again. */
 qnt_status qnti_search_loss(struct qnti_search *search, const float *scale, double *loss);

@@ -241,11 +241,19 @@ static qnt_status prefer_in_step(qnt_recipe *recipe, struct qnti_recipe_step *st
     return QNT_OK;
 }
 
-/* What a format prefers concerns those who fill or correct the weights. */
 static bool provides_weights(const qnt_recipe *recipe, size_t step)
 {
     return recipe->provider[QNTI_STAGE_WEIGHTS] == (int)step ||
            qnti_method_offers(recipe->steps[step].method, QNTI_STAGE_CORRECT);
+}
+
+/* A preference is for those who fill or correct the weights, or, if none of them knows it, for the others. */
+static bool concerns(const qnt_recipe *recipe, size_t step, const char *key)
+{
+    bool known = false;
+    for (size_t s = 0; s < recipe->count; s++)
+        known |= provides_weights(recipe, s) && qnti_param_find(&recipe->steps[s].method->table, key);
+    return provides_weights(recipe, step) || !known;
 }
 
 /* "key=value,key=value" */
@@ -257,7 +265,7 @@ static qnt_status prefer(qnt_recipe *recipe, const char *settings)
         if (sscanf(settings, "%31[^=]=%31[^,]%n", key, value, &used) != 2)
             return qnti_fail(recipe->ctx, QNT_INVALID, "\"%s\" is not key=value", settings);
         for (size_t s = 0; s < recipe->count; s++)
-            if (provides_weights(recipe, s))
+            if (concerns(recipe, s, key))
                 QNT_TRY(prefer_in_step(recipe, &recipe->steps[s], key, value));
         settings += used + (settings[used] == ',');
     }

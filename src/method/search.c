@@ -37,7 +37,7 @@ struct qnti_search {
     struct searched *layers;
     struct qnti_grid grid;
     float *importance;           /* [in] of the scaled inputs, or NULL */
-    enum qnti_search_loss_kind kind;
+    bool behind_unit;
     float *left;                 /* [in] 1 / U_jj^2 */
     float *reference, *output;   /* [samples][unit->out] */
     const float **exchanged;     /* [count] */
@@ -68,7 +68,7 @@ void qnti_search_free(struct qnti_search *s)
 static qnt_status load_rows(struct qnti_search *s, const qnt_layer *layer, struct searched *l)
 {
     qnt_context *ctx = s->job->ctx;
-    size_t out = layer->weight.rows, stride = s->kind == QNTI_LOSS_UNIT ? 1 : qnti_ceil_div(out, SEARCH_ROWS);
+    size_t out = layer->weight.rows, stride = s->behind_unit ? 1 : qnti_ceil_div(out, SEARCH_ROWS);
     l->rows = qnti_ceil_div(out, stride);
     QNT_TRY(QNTI_NEW_RAW(ctx, l->rows * s->in, &l->weight));
     QNT_TRY(QNTI_NEW_RAW(ctx, l->rows * s->in, &l->tried));
@@ -100,8 +100,17 @@ static qnt_status load_left(struct qnti_search *s, double damp)
     return QNT_OK;
 }
 
-qnt_status qnti_search_create(struct qnti_job *job, const qnt_layer *layers, size_t count,
-                              enum qnti_search_loss_kind kind, double damp, struct qnti_search **out)
+/* What the losses of the linears need: nearest rounding the Hessian, error feedback the factor of its inverse. */
+static qnt_status load_linear(struct qnti_search *s)
+{
+    const struct qnti_recipe_step *weights = s->job->weights;
+    double damp = weights->method->feedback ? weights->method->feedback(weights->params) : -1;
+    qnt_status status = damp >= 0 ? load_left(s, damp) : qnti_job_hessian(s->job);
+    return status == QNT_SINGULAR ? qnti_job_hessian(s->job) : status; /* the weights stage will round to nearest too */
+}
+
+qnt_status qnti_search_create(struct qnti_job *job, const qnt_layer *layers, size_t count, bool linear,
+                              struct qnti_search **out)
 {
     struct qnti_search *s;
     qnt_status status;
@@ -109,21 +118,14 @@ qnt_status qnti_search_create(struct qnti_job *job, const qnt_layer *layers, siz
     s->job = job;
     s->count = count;
     s->in = layers[0].weight.cols;
-    if (kind == QNTI_LOSS_UNIT && (!job->unit || !job->sample_count || job->unit->weight_count != count))
-        kind = QNTI_LOSS_LINEAR;
-    s->kind = kind;
+    s->behind_unit = !linear && job->unit && job->sample_count && job->unit->weight_count == count;
     QNT_CHECK(qnti_job_weights_grid(job, &s->grid));
     QNT_CHECK(QNTI_NEW(job->ctx, count, &s->layers));
     for (size_t i = 0; i < count; i++)
         QNT_CHECK(load_rows(s, &layers[i], &s->layers[i]));
     if (qnti_job_grid_importance(job))
         QNT_CHECK(QNTI_NEW_RAW(job->ctx, s->in, &s->importance));
-    if (kind == QNTI_LOSS_UNIT)
-        QNT_CHECK(load_unit(s));
-    else if (kind == QNTI_LOSS_FEEDBACK)
-        QNT_CHECK(load_left(s, damp));
-    else
-        QNT_CHECK(qnti_job_hessian(job));
+    QNT_CHECK(s->behind_unit ? load_unit(s) : load_linear(s));
     *out = s;
     return QNT_OK;
 cleanup:
@@ -252,6 +254,6 @@ qnt_status qnti_search_loss(struct qnti_search *s, const float *scale, double *l
     for (size_t c = 0; s->importance && c < s->in; c++)
         s->importance[c] = importance[c] / (scale[c] * scale[c]);
     for (size_t i = 0; i < s->count; i++)
-        QNT_TRY(try_layer(s, &s->layers[i], scale, s->kind == QNTI_LOSS_UNIT ? NULL : loss));
-    return s->kind == QNTI_LOSS_UNIT ? unit_loss(s, loss) : QNT_OK;
+        QNT_TRY(try_layer(s, &s->layers[i], scale, s->behind_unit ? NULL : loss));
+    return s->behind_unit ? unit_loss(s, loss) : QNT_OK;
 }

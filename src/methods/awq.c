@@ -26,6 +26,7 @@ struct awq_params {
     int rounding;
 };
 
+enum { OBJECTIVE_BLOCK, OBJECTIVE_LINEAR };
 enum { ROUND_NEAREST, ROUND_GPTQ };
 
 static const float LEAST = 1e-4f;
@@ -119,7 +120,7 @@ static qnt_status awq_transform(struct qnti_job *job, const qnt_layer *layers, s
     struct qnti_search *search = NULL;
     float *a = NULL, *m = NULL;
     qnt_status status;
-    status = qnti_search_create(job, layers, count, (enum qnti_search_loss_kind)p->objective, p->feedback.damp, &search);
+    status = qnti_search_create(job, layers, count, p->objective == OBJECTIVE_LINEAR, &search);
     if (status == QNT_NOT_FOUND)
         return QNT_OK; /* nothing is known of the inputs: the weights stage says so */
     QNT_TRY(status);
@@ -172,10 +173,16 @@ static bool awq_offers(const void *params, enum qnti_stage stage)
     return stage != QNTI_STAGE_TRANSFORM || p->scale_search;
 }
 
+static double awq_feedback(const void *params)
+{
+    const struct awq_params *p = params;
+    return p->rounding == ROUND_GPTQ ? p->feedback.damp : -1;
+}
+
 static unsigned awq_needs(const void *params)
 {
     const struct awq_params *p = params;
-    return QNTI_NEED_HESSIAN | (p->objective == QNTI_LOSS_UNIT ? QNTI_NEED_SAMPLES : 0) |
+    return QNTI_NEED_HESSIAN | (p->objective == OBJECTIVE_BLOCK ? QNTI_NEED_SAMPLES : 0) |
            (p->rounding == ROUND_GPTQ ? qnti_feedback_needs(&p->feedback) : 0);
 }
 
@@ -195,8 +202,8 @@ static const struct qnti_param rows[] = {
     {"sym", QNTI_PARAM_BOOL, offsetof(struct awq_params, affine.sym), 0, 0, 1, NULL, "levels symmetric about 0"},
     ROW(scale_search, BOOL, 1, 0, 1, NULL, "search the scale of the input channels"),
     ROW(duo_scaling, BOOL, 0, 0, 1, NULL, "use the weights' magnitudes too (AutoAWQ)"),
-    {"awq_objective", QNTI_PARAM_ENUM, offsetof(struct awq_params, objective), 0, 0, 2, "block|linear|feedback",
-     "error behind attention or mlp on samples; of the linears themselves; of these under error feedback"},
+    {"awq_objective", QNTI_PARAM_ENUM, offsetof(struct awq_params, objective), 0, 0, 1, "block|linear",
+     "error behind attention or mlp on samples, or of the linears themselves, as the weights stage will leave it"},
     ROW(scale_grid, INT, 20, 1, 1000, NULL, "ratios tried, from 0 to below 1"),
     ROW(clip, BOOL, 1, 0, 1, NULL, "search the range of each group"),
     ROW(clip_grid, INT, 20, 1, 1000, NULL, "steps in the full range"),
@@ -216,5 +223,6 @@ const struct qnti_method qnti_method_awq = {
     .stages[QNTI_STAGE_TRANSFORM].transform = awq_transform,
     .stages[QNTI_STAGE_WEIGHTS].layer = awq_weights,
     .offers = awq_offers,
+    .feedback = awq_feedback,
     .grid = awq_grid,
 };

@@ -36,6 +36,12 @@ static bool gptq_offers(const void *params, enum qnti_stage stage)
     return stage != QNTI_STAGE_CORRECT || p->refine.refine_passes > 0 || p->refine.refit_scales;
 }
 
+static double gptq_feedback(const void *params)
+{
+    const struct gptq_params *p = params;
+    return p->feedback.damp;
+}
+
 static unsigned gptq_needs(const void *params)
 {
     const struct gptq_params *p = params;
@@ -66,5 +72,6 @@ const struct qnti_method qnti_method_gptq = {
     .stages[QNTI_STAGE_WEIGHTS].layer = gptq_weights,
     .stages[QNTI_STAGE_CORRECT].layer = gptq_correct,
     .offers = gptq_offers,
+    .feedback = gptq_feedback,
     .grid = qnti_job_grid,
 };

@@ -3,10 +3,10 @@
  *
  * q is linear in them: q = sum over groups of s_g b_g, b_g = code - zero on
  * the group's columns (and 1 for a minimum). So A s = B^T H w with A = B^T H B,
- * one small system a row. A chunk of rows lies side by side, [column][row]:
- * H b_g is made for some columns at a time and at once multiplied by b and w,
- * in f32 over a block of columns, in f64 across blocks. A row keeps what it has
- * where the system fails or a scale would change its sign.
+ * one small system a row. Some rows, a strip, lie side by side: H b_g is made
+ * for some columns at a time and at once multiplied by b and w, in f32 over a
+ * block of columns, in f64 across blocks. A row keeps what it has where the
+ * system fails or a scale would change its sign.
  */
 #include "solve/solve.h"
 
@@ -18,6 +18,12 @@
 
 /* Bytes of the systems of a chunk, its rows; columns at a time: of H b, of a group; rows solved at a time. */
 enum { SYSTEM_BYTES = 16 << 20, MOST_ROWS = 256, BLOCK = 32, DEPTH = 64, SOLVED = 8 };
+
+/* Groups taken together, so that a block of code and w is read once for all of them; kinds of unknowns. */
+enum { TOGETHER = 8, MOST_KINDS = 2 };
+
+/* Rows of a strip, and how far apart its columns are: no power of two, so that they do not meet in the cache. */
+enum { STRIP = 64, APART = 80 };
 
 bool qnti_can_refit(const struct qnti_grid *grid)
 {
@@ -34,23 +40,34 @@ struct chunk {
     uint32_t *group;       /* [cols] */
     uint32_t *members;     /* [cols] columns group by group */
     size_t *start;         /* [groups + 1] */
+    bool natural;          /* the members stand in the order of the columns */
     uint16_t *stored;      /* [cols] codes of a row */
-    float *code;           /* [cols][rows] code - zero, in member order */
-    float *target;         /* [cols][rows] w, in member order */
-    float *hm;             /* [cols][size of a group]: the columns of H of the group in hand, all in member order */
-    float *y;              /* [BLOCK][rows] H b of some columns */
-    float *ones;           /* [BLOCK or DEPTH, the larger][rows] */
-    float *a;              /* [n (n + 1) / 2][rows] lower triangles */
-    double *b;             /* [n][rows] */
+    float *hm[TOGETHER];   /* [cols][size of a group]: the columns of H of the groups in hand, in member order */
+    float *y;              /* [BLOCK][APART] H b of some columns */
+    float *ones;           /* [DEPTH][APART] */
+    struct strip {
+        size_t rows;
+        float *code;       /* [cols][APART] code - zero, in member order */
+        float *target;     /* [cols][APART] w, in member order */
+        float *a;          /* [n (n + 1) / 2][STRIP] lower triangles */
+        double *b;         /* [n][STRIP] */
+    } strips[MOST_ROWS / STRIP];
     double *system, *side; /* [SOLVED][n][n], [n] */
 };
 
 static void chunk_free(struct chunk *c)
 {
-    void *memory[] = {c->group, c->members, c->start, c->stored, c->code, c->target,
-                      c->hm,    c->y,       c->ones,  c->a,      c->b,    c->system, c->side};
+    void *memory[] = {c->group, c->members, c->start, c->stored, c->y, c->ones, c->system, c->side};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         qnti_free(c->ctx, memory[i]);
+    for (size_t i = 0; i < TOGETHER; i++)
+        qnti_free(c->ctx, c->hm[i]);
+    for (size_t i = 0; i < MOST_ROWS / STRIP; i++) {
+        qnti_free(c->ctx, c->strips[i].code);
+        qnti_free(c->ctx, c->strips[i].target);
+        qnti_free(c->ctx, c->strips[i].a);
+        qnti_free(c->ctx, c->strips[i].b);
+    }
 }
 
 static void list_groups(struct chunk *c)
@@ -68,6 +85,7 @@ static void list_groups(struct chunk *c)
                 c->members[n++] = (uint32_t)j;
     }
     c->start[c->groups] = n;
+    c->natural = c->q->grid.map.kind != QNTI_MAP_INDEX;
 }
 
 static size_t largest_group(const struct chunk *c)
@@ -78,6 +96,19 @@ static size_t largest_group(const struct chunk *c)
     return most;
 }
 
+static qnt_status strips_create(struct chunk *c)
+{
+    for (size_t i = 0; i * STRIP < c->rows; i++) {
+        struct strip *s = &c->strips[i];
+        s->rows = qnti_min(STRIP, c->rows - i * STRIP);
+        QNT_TRY(QNTI_NEW_RAW(c->ctx, c->cols * APART, &s->code));
+        QNT_TRY(QNTI_NEW_RAW(c->ctx, c->cols * APART, &s->target));
+        QNT_TRY(QNTI_NEW_RAW(c->ctx, c->n * (c->n + 1) / 2 * STRIP, &s->a));
+        QNT_TRY(QNTI_NEW(c->ctx, c->n * STRIP, &s->b));
+    }
+    return QNT_OK;
+}
+
 static qnt_status chunk_create(struct chunk *c)
 {
     qnt_context *ctx = c->ctx;
@@ -86,109 +117,117 @@ static qnt_status chunk_create(struct chunk *c)
     QNT_TRY(QNTI_NEW_RAW(ctx, c->groups + 1, &c->start));
     list_groups(c);
     QNT_TRY(QNTI_NEW_RAW(ctx, c->cols, &c->stored));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->cols * c->rows, &c->code));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->cols * c->rows, &c->target));
-    QNT_TRY(QNTI_NEW_RAW(ctx, largest_group(c) * c->cols, &c->hm));
-    QNT_TRY(QNTI_NEW_RAW(ctx, BLOCK * c->rows, &c->y));
-    QNT_TRY(QNTI_NEW_RAW(ctx, DEPTH * c->rows, &c->ones));
-    for (size_t i = 0; i < DEPTH * c->rows; i++)
+    for (size_t i = 0; i < qnti_min(TOGETHER, c->groups); i++)
+        QNT_TRY(QNTI_NEW_RAW(ctx, largest_group(c) * c->cols, &c->hm[i]));
+    QNT_TRY(QNTI_NEW_RAW(ctx, BLOCK * APART, &c->y));
+    QNT_TRY(QNTI_NEW_RAW(ctx, DEPTH * APART, &c->ones));
+    for (size_t i = 0; i < DEPTH * APART; i++)
         c->ones[i] = 1;
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->n * (c->n + 1) / 2 * c->rows, &c->a));
-    QNT_TRY(QNTI_NEW(ctx, c->n * c->rows, &c->b));
     QNT_TRY(QNTI_NEW_RAW(ctx, SOLVED * c->n * c->n, &c->system));
-    return QNTI_NEW_RAW(ctx, c->n, &c->side);
+    QNT_TRY(QNTI_NEW_RAW(ctx, c->n, &c->side));
+    return strips_create(c);
 }
 
-static void load(struct chunk *c)
+/* Row r of the chunk into its strip. */
+static void load_row(struct chunk *c, size_t r)
 {
-    bool zero = c->q->grid.form == QNTI_FORM_ZERO;
-    for (size_t r = 0; r < c->rows; r++) {
-        const float *w = c->w + (c->first + r) * c->cols;
-        qnti_numbers_get_codes(c->q, c->first + r, 0, c->cols, c->stored);
-        for (size_t g = 0; g < c->groups; g++) {
-            float scale, offset;
-            if (c->start[g] == c->start[g + 1])
-                continue;
-            qnti_numbers_affine(c->q, c->first + r, c->members[c->start[g]], &scale, &offset);
-            for (size_t m = c->start[g]; m < c->start[g + 1]; m++) {
-                c->code[m * c->rows + r] = (float)c->stored[c->members[m]] - (zero ? offset : 0);
-                c->target[m * c->rows + r] = w[c->members[m]];
-            }
+    const float *w = c->w + (c->first + r) * c->cols;
+    float *code = c->strips[r / STRIP].code + r % STRIP, *target = c->strips[r / STRIP].target + r % STRIP;
+    qnti_numbers_get_codes(c->q, c->first + r, 0, c->cols, c->stored);
+    for (size_t g = 0; g < c->groups; g++) {
+        float scale, zero;
+        if (c->start[g] == c->start[g + 1])
+            continue;
+        qnti_numbers_affine(c->q, c->first + r, c->members[c->start[g]], &scale, &zero);
+        if (c->q->grid.form == QNTI_FORM_MIN)
+            zero = 0;
+        for (size_t m = c->start[g]; m < c->start[g + 1]; m++) {
+            code[m * APART] = (float)c->stored[c->members[m]] - zero;
+            target[m * APART] = w[c->members[m]];
         }
     }
 }
 
-/* The columns of H of group g's members. H is symmetric: rows are read. */
-static void load_columns(struct chunk *c, size_t g)
+/* The columns of H of the members of groups [first, last). */
+static void load_columns(struct chunk *c, size_t first, size_t last)
 {
-    size_t begin = c->start[g], size = c->start[g + 1] - begin;
-    for (size_t i = 0; i < size; i++) {
-        const float *row = c->h + c->members[begin + i] * c->cols;
-        for (size_t m = 0; m < c->cols; m++)
-            c->hm[m * size + i] = row[c->members[m]];
+    for (size_t m = 0; m < c->cols; m++) {
+        const float *row = c->h + c->members[m] * c->cols;
+        for (size_t g = first; g < last; g++) {
+            size_t begin = c->start[g], size = c->start[g + 1] - begin;
+            float *hm = c->hm[g - first] + m * size;
+            if (c->natural)
+                memcpy(hm, row + begin, size * sizeof *hm);
+            for (size_t i = 0; !c->natural && i < size; i++)
+                hm[i] = row[c->members[begin + i]];
+        }
     }
 }
 
-/* Values of an unknown of that kind on members from m on, [members][rows]; of a minimum on at most DEPTH of them. */
-static const float *basis(const struct chunk *c, size_t m, size_t kind)
+/* Values of an unknown of that kind on members from m on, [members][APART]; of a minimum on at most DEPTH of them. */
+static const float *basis(const struct chunk *c, const struct strip *s, size_t m, size_t kind)
 {
-    return kind == 0 ? c->code + m * c->rows : c->ones;
+    return kind == 0 ? s->code + m * APART : c->ones;
 }
 
-/* y = H b of unknown (g, kind) on `count` members from m on. */
-static void multiply(struct chunk *c, size_t g, size_t kind, size_t m, size_t count)
+/* y = H b of unknown (g, kind) on `count` members from m on; hm are g's columns of H. */
+static void multiply(struct chunk *c, const struct strip *s, const float *hm, size_t g, size_t kind, size_t m,
+                     size_t count)
 {
     size_t begin = c->start[g], size = c->start[g + 1] - begin;
-    memset(c->y, 0, count * c->rows * sizeof *c->y);
+    memset(c->y, 0, count * APART * sizeof *c->y);
     for (size_t i = 0; i < size; i += DEPTH)
-        c->kernels->mix(c->rows, count, qnti_min(DEPTH, size - i), c->hm + m * size + i, size,
-                        basis(c, begin + i, kind), c->rows, c->y, c->rows);
+        c->kernels->mix(s->rows, count, qnti_min(DEPTH, size - i), hm + m * size + i, size,
+                        basis(c, s, begin + i, kind), APART, c->y, APART);
 }
 
 /* sum[r] += y x over `count` members. */
-static void add_products(const struct chunk *c, size_t count, const float *x, double *sum)
+static void add_products(const struct chunk *c, const struct strip *s, size_t count, const float *x, double *sum)
 {
-    float part[MOST_ROWS] = {0};
-    c->kernels->dots(c->rows, count, c->y, c->rows, x, c->rows, part);
-    for (size_t r = 0; r < c->rows; r++)
+    float part[STRIP] = {0};
+    c->kernels->dots(s->rows, count, c->y, APART, x, APART, part);
+    for (size_t r = 0; r < s->rows; r++)
         sum[r] += (double)part[r];
 }
 
-/* Row (g, kind) of every system of the chunk, up to the diagonal. */
-static void fill_row(struct chunk *c, size_t g, size_t kind)
+/* What rows of the systems, those of groups [first, last), have in common with group k; what its columns give to b. */
+static void fill_group(struct chunk *c, struct strip *s, size_t first, size_t last, size_t k)
 {
-    size_t unknown = g * c->kinds + kind;
-    float *a = c->a + unknown * (unknown + 1) / 2 * c->rows;
-    for (size_t k = 0; k < c->groups; k++) {
-        double sum[2][MOST_ROWS] = {0};
-        for (size_t m = c->start[k], count; m < c->start[k + 1]; m += count) {
-            count = qnti_min(BLOCK, c->start[k + 1] - m);
-            multiply(c, g, kind, m, count);
-            add_products(c, count, c->target + m * c->rows, c->b + unknown * c->rows);
-            for (size_t other = 0; k <= g && other < c->kinds; other++)
-                add_products(c, count, basis(c, m, other), sum[other]);
+    double sum[TOGETHER * MOST_KINDS][MOST_KINDS][STRIP] = {{{0}}};
+    size_t kinds = c->kinds, unknowns = (last - first) * kinds;
+    for (size_t m = c->start[k], count; m < c->start[k + 1]; m += count) {
+        count = qnti_min(BLOCK, c->start[k + 1] - m);
+        for (size_t u = 0; u < unknowns; u++) {
+            size_t g = first + u / kinds;
+            multiply(c, s, c->hm[u / kinds], g, u % kinds, m, count);
+            add_products(c, s, count, s->target + m * APART, s->b + (first * kinds + u) * STRIP);
+            for (size_t kind = 0; k <= g && kind < kinds; kind++)
+                add_products(c, s, count, basis(c, s, m, kind), sum[u][kind]);
         }
-        for (size_t other = 0; other < c->kinds && k * c->kinds + other <= unknown; other++)
-            for (size_t r = 0; r < c->rows; r++)
-                a[(k * c->kinds + other) * c->rows + r] = (float)sum[other][r];
     }
+    for (size_t u = first * kinds; u < last * kinds; u++)
+        for (size_t v = k * kinds; v < (k + 1) * kinds && v <= u; v++)
+            for (size_t r = 0; r < s->rows; r++)
+                s->a[(u * (u + 1) / 2 + v) * STRIP + r] = (float)sum[u - first * kinds][v % kinds][r];
 }
 
 static void fill_systems(struct chunk *c)
 {
-    for (size_t g = 0; g < c->groups; g++) {
-        load_columns(c, g);
-        for (size_t kind = 0; kind < c->kinds; kind++)
-            fill_row(c, g, kind);
+    for (size_t first = 0, last; first < c->groups; first = last) {
+        last = qnti_min(first + TOGETHER, c->groups);
+        load_columns(c, first, last);
+        for (size_t i = 0; i * STRIP < c->rows; i++)
+            for (size_t k = 0; k < c->groups; k++)
+                fill_group(c, &c->strips[i], first, last, k);
     }
 }
 
-/* The systems of rows r to r + n - 1, one behind the other. */
-static void take_systems(struct chunk *c, size_t r, size_t n)
+/* The systems of rows r to r + n - 1 of a strip, one behind the other. */
+static void take_systems(struct chunk *c, const struct strip *s, size_t r, size_t n)
 {
-    const float *a = c->a + r;
+    const float *a = s->a + r;
     for (size_t i = 0; i < c->n; i++)
-        for (size_t j = 0; j <= i; j++, a += c->rows)
+        for (size_t j = 0; j <= i; j++, a += STRIP)
             for (size_t k = 0; k < n; k++)
                 c->system[(k * c->n + i) * c->n + j] = (double)a[k];
 }
@@ -201,7 +240,7 @@ static void solve_row(struct chunk *c, size_t r, double *a)
     float *scale = q->scale->value + (c->first + r) * q->scale->cols;
     float *offset = c->kinds == 2 ? q->offset->value + (c->first + r) * q->offset->cols : NULL;
     for (size_t i = 0; i < c->n; i++)
-        b[i] = c->b[i * c->rows + r];
+        b[i] = c->strips[r / STRIP].b[i * STRIP + r % STRIP];
     for (size_t i = 0; i < c->n; i++)
         if (a[i * c->n + i] <= 0) { /* a group whose codes are all zero, or whose columns are dead: keeps its scale */
             a[i * c->n + i] = 1;
@@ -225,7 +264,7 @@ static void solve_rows(struct chunk *c)
 {
     for (size_t r = 0, n; r < c->rows; r += n) {
         n = qnti_min(SOLVED, c->rows - r);
-        take_systems(c, r, n);
+        take_systems(c, &c->strips[r / STRIP], r % STRIP, n);
         for (size_t k = 0; k < n; k++)
             solve_row(c, r + k, c->system + k * c->n * c->n);
     }
@@ -247,7 +286,8 @@ static qnt_status refit_chunk(void *arg, size_t index)
     c.rows = qnti_min(t->chunk, t->q->rows - c.first);
     status = chunk_create(&c);
     if (status == QNT_OK) {
-        load(&c);
+        for (size_t r = 0; r < c.rows; r++)
+            load_row(&c, r);
         fill_systems(&c);
         solve_rows(&c);
     }

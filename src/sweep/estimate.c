@@ -3,7 +3,8 @@
  *
  * Memory is the largest sum of what lives at once at any site: the residual
  * streams, a site's inputs, the block's weights, the Hessian in its forms, the
- * layer in hand, each thread's working memory. Mapped pages of the source are
+ * layer in hand, each thread's working memory; or, where that is more, what the
+ * end check holds. Mapped pages of the source are
  * not counted: the system may drop them.
  */
 #include "sweep/sweep.h"
@@ -12,7 +13,7 @@
 
 enum {
     PROCESS_BYTES = 16 << 20,       /* the program, its libraries, JSON and tokenizer of a small model */
-    BLAS_BYTES = 8 << 20,           /* OpenBLAS packs operands into a buffer of its own for each thread; touched of it */
+    BLAS_BYTES = 8 << 20,           /* OpenBLAS packs operands into a buffer for each thread; what it touches */
     CHUNK_ROWS = 256                /* rows that a solver holds (solve/error_feedback.c, descent.c) */
 };
 
@@ -68,7 +69,10 @@ static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, b
 
 static bool needs_hessian(const struct qnt_plan *plan)
 {
-    return plan->recipe && (qnti_recipe_needs(plan->recipe) & QNTI_NEED_HESSIAN);
+    for (size_t t = 0; t < plan->job.count; t++)
+        if (plan->recipes[t] && (qnti_recipe_needs(plan->recipes[t]) & QNTI_NEED_HESSIAN))
+            return true;
+    return false;
 }
 
 static double block_weights(const struct qnt_plan *plan)
@@ -93,6 +97,17 @@ static double window_bytes(const struct qnt_plan *plan, double threads)
            4 * threads * seqlen * seqlen;
 }
 
+/* The end check: of both models the output matrix in f32, hidden states of its windows, a run of logits. */
+static double verify_bytes(const struct qnt_plan *plan)
+{
+    const struct qnti_config *c = &plan->model->checkpoint->config;
+    double tokens = (double)(qnti_min(QNTI_VERIFY_WINDOWS, plan->windows.count) * plan->windows.tokens);
+    double run = (double)qnti_min(256, plan->windows.tokens); /* eval/evaluate.c */
+    if (!plan->windows.count || plan->options.no_verify)
+        return 0;
+    return 2 * 4 * ((double)c->vocab * ((double)c->hidden + run) + tokens * (double)c->hidden);
+}
+
 static void estimate_work(struct qnt_plan *plan)
 {
     double threads = (double)qnti_max((size_t)qnt_context_threads(plan->ctx), 1);
@@ -108,8 +123,8 @@ static void estimate_work(struct qnt_plan *plan)
         kept = greater(kept, n.kept);
         plan->totals.flops += streams * n.flops;
     }
-    plan->totals.memory_bytes = (uint64_t)(base + streams * x + memory);
-    plan->totals.least_memory_bytes = (uint64_t)(base + spilled);
+    plan->totals.memory_bytes = (uint64_t)(base + greater(streams * x + memory, verify_bytes(plan)));
+    plan->totals.least_memory_bytes = (uint64_t)(base + greater(spilled, verify_bytes(plan)));
     plan->totals.spill_bytes = (uint64_t)(streams * (x + kept));
     plan->totals.passes = plan->windows.count > 0;
 }
@@ -119,14 +134,15 @@ static qnt_status apply_limit(struct qnt_plan *plan)
 {
     qnt_plan_totals *t = &plan->totals;
     uint64_t limit = plan->options.max_ram;
+    bool verifies = (double)t->least_memory_bytes < 2 * verify_bytes(plan);
     if (limit == 0 || t->memory_bytes <= limit)
         return QNT_OK;
     if (t->least_memory_bytes > limit)
         return qnti_fail(plan->ctx, QNT_INVALID,
                          "max_ram of %llu bytes is not enough: with activations in files this plan needs %llu "
-                         "(without, %llu)",
+                         "(without, %llu%s)",
                          (unsigned long long)limit, (unsigned long long)t->least_memory_bytes,
-                         (unsigned long long)t->memory_bytes);
+                         (unsigned long long)t->memory_bytes, verifies ? "; the end check needs most of it" : "");
     plan->spills = true;
     t->memory_bytes = t->least_memory_bytes;
     t->disk_bytes += t->spill_bytes;

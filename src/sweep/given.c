@@ -106,8 +106,9 @@ static qnt_status match_targets(struct qnt_plan *plan)
         if (plan->recipes[t])
             QNT_CHECK(match_target(plan, t, &missing));
     if (missing.count && missing.count == missing.of)
-        status = qnti_fail(plan->ctx, QNT_INVALID, "%s: has something for none of the %zu linears of %s (is it of "
-                           "another model?)", plan->options.importance, missing.of, plan->job.source->path);
+        status = qnti_fail(plan->ctx, QNT_INVALID,
+                           "%s: has something for none of the %zu linears of %s (is it of another model?)",
+                           plan->options.importance, missing.of, plan->job.source->path);
     else if (missing.count)
         qnti_log(plan->ctx, QNT_LOG_WARNING, "%s: has nothing for %zu of %zu linears, which it does not help: %s%s",
                  plan->options.importance, missing.count, missing.of, missing.names.data,
@@ -131,8 +132,9 @@ static qnt_status open_matrix(struct qnt_plan *plan)
 {
     const char *path = plan->options.importance;
     if (qnti_recipe_transforms(plan->recipe))
-        return qnti_fail(plan->ctx, QNT_INVALID, "%s: recipe %s transforms inputs, their importance is then another one "
-                         "and comes from the calibration: leave --imatrix out", path, plan->job.recipe);
+        return qnti_fail(plan->ctx, QNT_INVALID,
+                         "%s: recipe %s transforms inputs, their importance is then another one and comes from the "
+                         "calibration: leave --imatrix out", path, plan->job.recipe);
     QNT_TRY(hash_file(plan->ctx, path, &plan->given->matrix_hash));
     QNT_TRY(qnti_imatrix_open(plan->ctx, path, &plan->given->matrix));
     return match_targets(plan);
@@ -188,8 +190,9 @@ static qnt_status check_target(const struct qnt_plan *plan, size_t index)
                          t->source->name, t->source->cols);
     missing = wanted & ~(head.needs | QNTI_NEED_MOMENTS);
     if (missing)
-        return qnti_fail(plan->ctx, QNT_INVALID, "%s: of %s it holds no Hessian, which recipe %s needs; gather it by "
-                         "quant calib --method %s", path, name, qnt_recipe_text(plan->recipes[index]), plan->job.recipe);
+        return qnti_fail(plan->ctx, QNT_INVALID,
+                         "%s: of %s it holds no Hessian, which recipe %s needs; gather it by quant calib --method %s",
+                         path, name, qnt_recipe_text(plan->recipes[index]), plan->job.recipe);
     return QNT_OK;
 }
 

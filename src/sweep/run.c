@@ -44,10 +44,9 @@ static void verify_progress(void *user, const qnt_progress *p)
 /* The written file against the source on the tail of the calibration text: is it a model at all? */
 static qnt_status verify(struct qnt_plan *plan)
 {
-    enum { WINDOWS = 4 };
     qnt_model *written = NULL;
     const struct qnti_windows *w = &plan->windows;
-    size_t n = qnti_min(WINDOWS, w->count);
+    size_t n = qnti_min(QNTI_VERIFY_WINDOWS, w->count);
     qnt_status status;
     QNT_CHECK(qnt_model_open(plan->ctx, plan->options.output, &written));
     QNT_CHECK(qnti_compare_windows(written, plan->model, w->ids + (w->count - n) * w->tokens, n, w->tokens,

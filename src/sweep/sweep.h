@@ -208,6 +208,7 @@ qnt_status qnti_transforms_fold(struct qnt_plan *plan, struct qnti_measure *meas
 qnt_status qnti_sweep_run(struct qnt_plan *plan);
 
 /* --- run.c --- */
+enum { QNTI_VERIFY_WINDOWS = 4 };       /* of the calibration's tail, for the end check */
 void qnti_plan_progress(struct qnt_plan *plan, const char *item, double share_of_phase);
 
 #endif

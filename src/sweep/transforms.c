@@ -123,7 +123,8 @@ static qnt_status fold_consumer(struct transforms *t, enum qnti_role role, const
 }
 
 /* A shift needs a bias in every consumer too. */
-static qnt_status check_consumers(const struct transforms *t, enum qnti_site site, const struct qnti_transform *transform)
+static qnt_status check_consumers(const struct transforms *t, enum qnti_site site,
+                                  const struct qnti_transform *transform)
 {
     for (size_t i = 0; transform->shift && qnti_site_roles[site][i] != QNTI_ROLES; i++)
         if (!t->block->bias[qnti_site_roles[site][i]])

@@ -147,30 +147,40 @@ static qnt_status check_vocabulary(qnt_context *ctx, const char *path, const int
     return QNT_OK;
 }
 
-qnt_status qnti_corpus_ids(qnt_context *ctx, const char *path, const qnti_tokenizer *tokenizer, size_t vocab,
-                           int32_t **ids, size_t *count)
+qnt_status qnti_corpus_parse(qnt_context *ctx, const char *name, const char *bytes, size_t n,
+                             const qnti_tokenizer *tokenizer, size_t vocab, int32_t **ids, size_t *count)
 {
-    char *bytes = NULL;
-    size_t n = 0;
     qnt_status status;
     *ids = NULL;
     *count = 0;
-    QNT_CHECK(qnti_read_file(ctx, path, MOST_BYTES, &bytes, &n));
     if (n == 0)
-        QNT_CHECK(qnti_fail(ctx, QNT_BAD_DATA, "%s: the file is empty", path));
-    if (has_suffix(path, ".npy"))
-        QNT_CHECK(read_npy(ctx, path, bytes, n, vocab, ids, count));
+        return qnti_fail(ctx, QNT_BAD_DATA, "%s: the file is empty", name);
+    if (has_suffix(name, ".npy"))
+        QNT_CHECK(read_npy(ctx, name, bytes, n, vocab, ids, count));
     else
-        QNT_CHECK(encode(ctx, path, tokenizer, bytes, n, ids, count));
-    QNT_CHECK(check_vocabulary(ctx, path, *ids, *count, vocab));
+        QNT_CHECK(encode(ctx, name, tokenizer, bytes, n, ids, count));
+    QNT_CHECK(check_vocabulary(ctx, name, *ids, *count, vocab));
     if (*count == 0)
-        QNT_CHECK(qnti_fail(ctx, QNT_BAD_DATA, "%s: the text has no token", path));
+        QNT_CHECK(qnti_fail(ctx, QNT_BAD_DATA, "%s: the text has no token", name));
 cleanup:
-    qnti_free(ctx, bytes);
     if (status != QNT_OK) {
         qnti_free(ctx, *ids);
         *ids = NULL;
         *count = 0;
     }
+    return status;
+}
+
+qnt_status qnti_corpus_ids(qnt_context *ctx, const char *path, const qnti_tokenizer *tokenizer, size_t vocab,
+                           int32_t **ids, size_t *count)
+{
+    char *bytes;
+    size_t n;
+    qnt_status status;
+    *ids = NULL;
+    *count = 0;
+    QNT_TRY(qnti_read_file(ctx, path, MOST_BYTES, &bytes, &n));
+    status = qnti_corpus_parse(ctx, path, bytes, n, tokenizer, vocab, ids, count);
+    qnti_free(ctx, bytes);
     return status;
 }

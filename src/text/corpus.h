@@ -13,5 +13,8 @@
  */
 qnt_status qnti_corpus_ids(qnt_context *ctx, const char *path, const qnti_tokenizer *tokenizer, size_t vocab,
                            int32_t **ids, size_t *count);
+/* The same of n bytes that are in memory; the name tells the kind and stands in messages. */
+qnt_status qnti_corpus_parse(qnt_context *ctx, const char *name, const char *bytes, size_t n,
+                             const qnti_tokenizer *tokenizer, size_t vocab, int32_t **ids, size_t *count);
 
 #endif
