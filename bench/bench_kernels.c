@@ -6,14 +6,12 @@
  * `memory` (arrays beyond the last). Grids are called by groups of 128 numbers,
  * packing by rows of 4096. An argument is the beginning of the names to be run.
  */
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/kernels.h"
+#include "bench.h"
 
-enum { CACHE = 32768, MEMORY = 1 << 24, GROUP = 128, ROW = 4096, ROWS = 32, WIDE = 64, RUNS = 9 };
+enum { CACHE = 32768, MEMORY = 1 << 24, GROUP = 128, ROW = 4096, BLOCK = 32, ROWS = 64, RUNS = 9 };
 
 struct arrays {
     size_t n;
@@ -86,17 +84,12 @@ static void axpy(const struct qnti_kernels *k, const struct arrays *a)
     k->axpy(a->n, 1e-3f, a->x, a->y);
 }
 
-/* 32 sums of 32 rows of 64 numbers: what a refit of scales does with blocks of 32 columns. */
-static void mix(const struct qnti_kernels *k, const struct arrays *a)
+/* Forms of 32 x 32 numbers for 64 rows: what a refit of scales does with blocks of 32 columns. */
+static void forms(const struct qnti_kernels *k, const struct arrays *a)
 {
-    for (size_t i = 0; i < a->n; i += ROWS * WIDE)
-        k->mix(WIDE, ROWS, ROWS, a->x, ROWS, a->x + i, WIDE, a->y + i, WIDE);
-}
-
-static void dots(const struct qnti_kernels *k, const struct arrays *a)
-{
-    for (size_t i = 0; i < a->n; i += ROWS * WIDE)
-        k->dots(WIDE, ROWS, a->x + i, WIDE, a->x, WIDE, a->y + i / ROWS);
+    for (size_t i = 0; i < a->n; i += BLOCK * ROWS)
+        k->forms(ROWS, BLOCK, BLOCK, a->x, BLOCK, a->x + i, ROWS, 1, (const float *const[]){a->x + i},
+                 (float *const[]){a->y + i / BLOCK});
 }
 
 static void pack(const struct qnti_kernels *k, const struct arrays *a)
@@ -136,8 +129,7 @@ static const struct kernel kernels[] = {
     {"min_round", min_round, 0, 6},
     {"min_value", min_value, 0, 6},
     {"axpy", axpy, 0, 12},
-    {"mix", mix, 0, 12},
-    {"dots", dots, 0, 4},
+    {"forms", forms, 0, 4},
     {"pack1", pack, 1, 2},
     {"pack2", pack, 2, 2},
     {"pack3", pack, 3, 2},
@@ -160,22 +152,15 @@ static const struct kernel kernels[] = {
 
 static const struct kernel memory_copy = {"memcpy", copy, 0, 8};
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static double fastest(const struct kernel *kernel, const struct qnti_kernels *k, const struct arrays *a)
 {
     size_t repetitions = MEMORY / a->n / 8 + 1;
     double best = 1e9;
     for (int run = 0; run < RUNS; run++) {
-        double start = now();
+        double start = bench_clock(1);
         for (size_t i = 0; i < repetitions; i++)
             kernel->run(k, a);
-        double seconds = (now() - start) / (double)repetitions;
+        double seconds = (bench_clock(1) - start) / (double)repetitions;
         best = seconds < best ? seconds : best;
     }
     return best;
@@ -213,12 +198,10 @@ int main(int argc, char **argv)
     const char *prefix = argc > 1 ? argv[1] : "";
     size_t count;
     const struct qnti_kernels *const *tables = qnti_kernels_available(&count);
-    struct arrays a = {.x = malloc(MEMORY * sizeof *a.x),
-                       .y = malloc(MEMORY * sizeof *a.y),
-                       .code = malloc(MEMORY * sizeof *a.code),
-                       .bytes = malloc(2 * MEMORY)};
-    if (!a.x || !a.y || !a.code || !a.bytes)
-        return EXIT_FAILURE;
+    struct arrays a = {.x = bench_memory(MEMORY, sizeof *a.x),
+                       .y = bench_memory(MEMORY, sizeof *a.y),
+                       .code = bench_memory(MEMORY, sizeof *a.code),
+                       .bytes = bench_memory(2 * MEMORY, 1)};
     fill(&a);
     measure(&memory_copy, NULL, "", &a);
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {

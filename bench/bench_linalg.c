@@ -99,7 +99,8 @@ static void hessians(struct bench *s)
         const char *name;
         qnt_dtype type;
         size_t tokens;
-    } cases[] = {{"hessian_f32", QNT_F32, TOKENS}, {"hessian_bf16", QNT_BF16, TOKENS}, {"hessian_short", QNT_F32, SHORT}};
+    } cases[] = {
+        {"hessian_f32", QNT_F32, TOKENS}, {"hessian_bf16", QNT_BF16, TOKENS}, {"hessian_short", QNT_F32, SHORT}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         s->type = cases[i].type;
         s->tokens = cases[i].tokens;

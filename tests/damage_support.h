@@ -301,7 +301,8 @@ static inline void write_shards(size_t first)
     put_file("shards/" CONFIG, config.bytes, config.n);
     assert_int_equal(qnti_safetensors_write(ctx, "shards/model-00001-of-00002.safetensors", sources, first, NULL, 0),
                      QNT_OK);
-    assert_int_equal(qnti_safetensors_write(ctx, "shards/" SHARD, sources + first, file->count - first, NULL, 0), QNT_OK);
+    assert_int_equal(qnti_safetensors_write(ctx, "shards/" SHARD, sources + first, file->count - first, NULL, 0),
+                     QNT_OK);
     free(config.bytes);
     free(sources);
     qnti_safetensors_close(file);
@@ -313,7 +314,8 @@ static inline void make_folder(const char *name, const char *dtype)
     static const char tokenizer[] =
         "{\"version\":\"1.0\",\"added_tokens\":[],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\","
         "\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},\"post_processor\":null,\"decoder\":{"
-        "\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}}";
+        "\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},"
+        "\"merges\":[\"a b\"]}}";
     struct shape shape = tiny;
     shape.dtype = dtype;
     make_model(&shape);
@@ -357,14 +359,14 @@ static inline int tear_down(void **state)
 
 /* --- one damage --- */
 
-static size_t count, runs;         /* damages, and what was tried on them */
+static size_t damaged, tried;        /* checkpoints; what was done with them */
 
 static inline qnt_status quantize(qnt_context *ctx, const struct subject *s)
 {
-    bool calibrated = !s->quantized && count % 3 == 0;
+    bool calibrated = !s->quantized && damaged % 3 == 0;
     qnt_quantize_options options = {.method = s->quantized ? "none" : calibrated ? "gptq" : "rtn",
-                                    .format = s->format, .output = "out/o", .calibration = calibrated ? "ids.npy" : NULL,
-                                    .samples = 2, .seqlen = 16};
+                                    .calibration = calibrated ? "ids.npy" : NULL, .samples = 2, .seqlen = 16,
+                                    .format = s->format, .output = "out/o"};
     qnt_model *model = NULL;
     qnt_plan *plan = NULL;
     qnt_status status;
@@ -444,8 +446,8 @@ static inline void run_damage(const struct subject *s, const struct damage *d)
     expect_error(s, d, quantize, "quantize");
     expect_error(s, d, evaluate, "evaluate");
     repair(image);
-    count++;
-    runs += 2;
+    damaged++;
+    tried += 2;
 }
 
 static inline void run_all(int kind, const struct damage *damages, size_t n)

@@ -1,9 +1,12 @@
 /*
- * test_linalg.c - the factor of an inverse Hessian, its ladder of damping, small systems and products, against f64.
+ * test_linalg.c - the factor of an inverse Hessian, its ladder of damping, small systems, products and sums of
+ * outer products, against f64.
  */
 #include "layer_support.h"
 #include "linalg/blas.h"
 #include "linalg/factor.h"
+#include "linalg/gram.h"
+#include "linalg/triangular.h"
 
 /* --- factor --- */
 
@@ -38,11 +41,46 @@ static void check_factor(qnt_context *ctx, size_t n)
 
 static void test_factor(void **state)
 {
-    static const size_t orders[] = {1, 2, 3, 17, 64, 130};
-    qnt_context *ctx = context_of(1);
+    static const size_t orders[] = {1, 2, 3, 17, 64, 130, 257, 515};
+    qnt_context *ctx = context_of(2);
     (void)state;
     for (size_t i = 0; i < COUNT(orders); i++)
         check_factor(ctx, orders[i]);
+    qnt_context_destroy(ctx);
+}
+
+/* Larger than an oracle can follow: R R^T is A again and R R^-1 is 1, as far as some rows show. */
+static void test_large_factor(void **state)
+{
+    enum { N = 1300, TOKENS = 2000 };
+    float *x = random_tokens(TOKENS, N, 5), *a = hessian_of(x, TOKENS, N, 0.05), *r = NEW(N * N, float),
+          *u = NEW(N * N, float);
+    qnt_context *ctx = context_of(2);
+    bool ok;
+    (void)state;
+    memcpy(r, a, N * N * sizeof *r);
+    assert_ok(ctx, qnti_cholesky(ctx, r, N, &ok));
+    assert_true(ok);
+    memcpy(u, r, N * N * sizeof *r);
+    assert_ok(ctx, qnti_invert_upper(ctx, u, N, &ok));
+    assert_true(ok);
+    for (size_t i = 0; i < N; i += 93)
+        for (size_t j = i; j < N; j += 7) {
+            double product = 0, identity = 0, size = sqrt((double)a[i * N + i] * (double)a[j * N + j]);
+            for (size_t k = j; k < N; k++)
+                product += (double)r[i * N + k] * (double)r[j * N + k];
+            for (size_t k = i; k <= j; k++)
+                identity += (double)r[i * N + k] * (double)u[k * N + j];
+            assert_true(fabs(product - (double)a[i * N + j]) <= 1e-5 * size);
+            assert_true(fabs(identity - (i == j)) <= 1e-3);
+        }
+    a[700 * N + 700] = -1;
+    assert_ok(ctx, qnti_cholesky(ctx, a, N, &ok));
+    assert_false(ok);
+    free(x);
+    free(a);
+    free(r);
+    free(u);
     qnt_context_destroy(ctx);
 }
 
@@ -119,9 +157,58 @@ static void test_gemm(void **state)
     qnt_context_destroy(ctx);
 }
 
+/* --- sums of outer products --- */
+
+/* Several bands, several strips of a band; whole numbers, so that every sum is exact. */
+static void check_gram(qnt_context *ctx, size_t n, bool symmetric)
+{
+    enum { TOKENS = 5 };
+    float *x = NEW(TOKENS * n, float), *y = NEW(TOKENS * n, float), *got = NEW(n * n, float);
+    double *row = NEW(n, double);
+    struct qnti_gram *gram;
+    for (size_t i = 0; i < TOKENS * n; i++) {
+        x[i] = (float)(i * 7 % 11) - 5;
+        y[i] = symmetric ? x[i] : (float)(i * 5 % 13) - 6;
+    }
+    assert_ok(ctx, qnti_gram_create(ctx, n, symmetric, &gram));
+    assert_ok(ctx, qnti_gram_add(ctx, gram, y, x, 2));
+    assert_ok(ctx, qnti_gram_add(ctx, gram, y + 2 * n, x + 2 * n, TOKENS - 2));
+    qnti_gram_merge(gram, gram);
+    assert_ok(ctx, qnti_gram_read(gram, 0.5, got));
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(qnti_gram_row(gram, i, row), symmetric ? i + 1 : n);
+        for (size_t j = 0; j < n; j++) {
+            float sum = 0;
+            for (size_t t = 0; t < TOKENS; t++)
+                sum += y[t * n + i] * x[t * n + j];
+            assert_true(got[i * n + j] == sum);
+            if (j <= i || !symmetric)
+                assert_true(row[j] == 2 * (double)sum);
+        }
+    }
+    qnti_gram_free(ctx, gram);
+    free(x);
+    free(y);
+    free(got);
+    free(row);
+}
+
+static void test_gram(void **state)
+{
+    static const size_t orders[] = {1, 31, 513, 1100, 2700};
+    qnt_context *ctx = context_of(2);
+    (void)state;
+    for (size_t i = 0; i < COUNT(orders); i++) {
+        check_gram(ctx, orders[i], true);
+        check_gram(ctx, orders[i], false);
+    }
+    qnt_context_destroy(ctx);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_factor), cmocka_unit_test(test_ladder),
-                                       cmocka_unit_test(test_small_systems), cmocka_unit_test(test_gemm)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_factor),        cmocka_unit_test(test_large_factor),
+                                       cmocka_unit_test(test_ladder),        cmocka_unit_test(test_small_systems),
+                                       cmocka_unit_test(test_gemm),          cmocka_unit_test(test_gram)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

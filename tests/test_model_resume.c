@@ -1,6 +1,6 @@
 /*
  * test_model_resume.c - what resuming is made of: locks, spilled activations, outcomes, the plan's identity, folders
- * that are replaced, disks without room, and every allocation of a small run failing once.
+ * that are replaced, disks without room.
  *
  * Kills, and the bytes that come out behind them, are test_resume.sh's.
  */
@@ -344,42 +344,6 @@ static void stopped(void **state)
     remove_files();
 }
 
-/* --- memory that runs out --- */
-
-static qnt_status quantize_all(qnt_context *ctx, void *user)
-{
-    const qnt_quantize_options *options = user;
-    qnt_model *model = NULL;
-    qnt_plan *plan = NULL;
-    qnt_status status;
-    QNT_CHECK(qnt_model_open(ctx, "model", &model));
-    QNT_CHECK(qnt_plan_create(model, options, &plan));
-    status = qnt_plan_run(plan);
-cleanup:
-    qnt_plan_destroy(plan);
-    qnt_model_close(model);
-    assert_true(status == QNT_OK || !qnti_path_exists("again.gguf"));
-    return status;
-}
-
-static void each_allocation_of_a_run(void **state)
-{
-    qnt_quantize_options options = {.method = "gptq", .format = "gguf:q4_0", .output = "again.gguf",
-                                    .calibration = "ids.npy", .samples = 2, .seqlen = 16, .force = true,
-                                    .no_verify = true};
-    struct shape shape = small;
-    (void)state;
-    shape.blocks = 1;
-    shape.bias = false;
-    make_model(&shape);
-    put_ids();
-    each_allocation_fails(quantize_all, &options);
-    assert_true(qnti_path_exists("again.gguf"));
-    assert_false(qnti_path_exists("again.gguf.partial"));
-    unlink("ids.npy");
-    remove_files();
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -389,7 +353,6 @@ int main(void)
         cmocka_unit_test(spill_on_a_full_disk), cmocka_unit_test(outcome_and_back),
         cmocka_unit_test(identity),            cmocka_unit_test(no_room),
         cmocka_unit_test(blocks_stay),         cmocka_unit_test(stopped),
-        cmocka_unit_test(each_allocation_of_a_run),
     };
     return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }

@@ -62,7 +62,7 @@ typedef void (*qnt_progress_fn)(void *user, const qnt_progress *progress);
 
 typedef struct qnt_quantize_options {
     size_t size;                         /* sizeof(qnt_quantize_options) or 0 */
-    const char *method;                  /* recipe; NULL: "gptq" with calibration, "rtn" without; "none": convert */
+    const char *method;                  /* recipe; NULL: with calibration the format's, else rtn; "none": convert */
     const char *const *settings;         /* "key=value" or "method.key=value", as for qnt_recipe_set */
     size_t setting_count;
     const char *format;                  /* "native", "gguf:q4_0" ... */
@@ -146,6 +146,7 @@ typedef struct qnt_format_info {
     const char *name, *title;
     bool folder;                         /* writes a folder; else one file */
     double bits_per_weight;              /* of its blocks; 0: depends */
+    const char *recipe;                  /* taken with calibration where the user names none */
     const char *preferred;               /* parameters taken where the user says nothing, "" if none */
 } qnt_format_info;
 QNT_API bool qnt_format_get(size_t index, qnt_format_info *info);

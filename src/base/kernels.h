@@ -44,13 +44,12 @@ struct qnti_kernels {
     void (*axpy)(size_t n, float a, const float *x, float *y);
 
     /*
-     * Rows of n numbers, side by side: row a of y [m] += the sum of c[a * ldc + b] times row b of x [k], added in the
-     * order of b. ld*: numbers from one row to the next.
+     * Bilinear forms of n problems side by side, number i of each row belonging to problem i: t[a] is the sum of
+     * c[a * ldc + b] times row b of x [k], added in the order of b; sum[f] [n] += the products of t[a] and row a of
+     * y[f] [m], in the order of a, for f < forms. ld: numbers from one row of x or y to the next.
      */
-    void (*mix)(size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x, size_t ldx, float *y,
-                size_t ldy);
-    /* sum [n] += the products of rows a of x and y, added in the order of a = 0 .. m - 1. */
-    void (*dots)(size_t n, size_t m, const float *x, size_t ldx, const float *y, size_t ldy, float *sum);
+    void (*forms)(size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x, size_t ld, size_t forms,
+                  const float *const *y, float *const *sum);
 
     /*
      * Codes at their width, one after another from the low bit of the first

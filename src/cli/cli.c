@@ -31,7 +31,7 @@ const struct cli_option cli_work_rows[CLI_WORK_ROWS] = {
 const struct cli_option cli_recipe_rows[CLI_RECIPE_ROWS] = {
     CLI_ROW(struct cli_recipe, method, TEXT, "method", "RECIPE",
             "methods with their parameters, such as gptq or gptq:bits=3,group_size=64 (quant methods lists them); "
-            "default: gptq where there is calibration, rtn where not"),
+            "default: with calibration the format's (quant formats), else rtn"),
     CLI_ROW(struct cli_recipe, settings, SETTING, "bits", "N", "bits of a weight: --set bits=N"),
     CLI_ROW(struct cli_recipe, settings, SETTING, "group-size", "N",
             "columns that share a scale, 0 for the whole row: --set group_size=N"),

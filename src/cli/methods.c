@@ -99,9 +99,9 @@ static int run_methods(struct cli *cli, void *values)
 
 static json_t *format_json(const qnt_format_info *f)
 {
-    return json_pack("{s:s,s:s,s:b,s:o,s:s}", "name", f->name, "title", f->title, "folder", f->folder,
+    return json_pack("{s:s,s:s,s:b,s:o,s:s,s:s}", "name", f->name, "title", f->title, "folder", f->folder,
                      "bits_per_weight", f->bits_per_weight > 0 ? json_real(f->bits_per_weight) : json_null(),
-                     "preferred", f->preferred);
+                     "preferred", f->preferred, "recipe", f->recipe);
 }
 
 static int run_formats(struct cli *cli, void *values)
@@ -116,7 +116,7 @@ static int run_formats(struct cli *cli, void *values)
             json_array_append_new(list, format_json(&f));
         return cli_json_print(list);
     }
-    table = cli_table_create("format|writes|bits>|what it holds|parameters preferred");
+    table = cli_table_create("format|writes|bits>|what it holds|recipe|parameters preferred");
     for (size_t i = 0; qnt_format_get(i, &f); i++) {
         cli_table_cell(table, "%s", f.name);
         cli_table_cell(table, "%s", f.folder ? "folder" : "file");
@@ -125,6 +125,7 @@ static int run_formats(struct cli *cli, void *values)
         else
             cli_table_cell(table, "-");
         cli_table_cell(table, "%s", f.title);
+        cli_table_cell(table, "%s", f.recipe);
         cli_table_cell(table, "%s", f.preferred);
     }
     cli_table_print(table);

@@ -67,6 +67,9 @@ static qnt_status put_pieces(struct qnti_gguf_file *file, const struct qnti_voca
     qnt_status status;
     QNT_CHECK(allocate(w->ctx, v, file->e->source->config.vocab, &t));
     fill(v, &t);
+    if (t.missing && !file->counting)
+        qnti_log(w->ctx, QNT_LOG_WARNING, "%s: %zu of the embedding's %zu rows have no token; [PADn] stands for each",
+                 file->e->source->path, t.missing, t.count);
     QNT_CHECK(qnti_gguf_put_string_array(w, "tokenizer.ggml.tokens", t.pieces, t.piece_bytes, t.count));
     if (!v->byte_level)
         QNT_CHECK(qnti_gguf_put_f32_array(w, "tokenizer.ggml.scores", t.scores, t.count));

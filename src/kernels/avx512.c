@@ -102,8 +102,7 @@ const struct qnti_kernels qnti_kernels_avx512 = {
     .min_round = min_round,
     .min_value = min_value,
     .axpy = axpy,
-    .mix = mix,
-    .dots = dots,
+    .forms = forms,
     .pack = pack,
     .unpack = unpack,
 };

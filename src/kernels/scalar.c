@@ -97,19 +97,23 @@ void qnti_scalar_axpy(size_t n, float a, const float *x, float *y)
         y[i] += a * x[i];
 }
 
-void qnti_scalar_mix(size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x, size_t ldx, float *y,
-                     size_t ldy)
+void qnti_scalar_forms_from(size_t first, size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x,
+                            size_t ld, size_t forms, const float *const *y, float *const *sum)
 {
-    for (size_t a = 0; a < m; a++)
-        for (size_t b = 0; b < k; b++)
-            qnti_scalar_axpy(n, c[a * ldc + b], x + b * ldx, y + a * ldy);
+    for (size_t i = first; i < n; i++)
+        for (size_t a = 0; a < m; a++) {
+            float t = 0;
+            for (size_t b = 0; b < k; b++)
+                t += c[a * ldc + b] * x[b * ld + i];
+            for (size_t f = 0; f < forms; f++)
+                sum[f][i] += t * y[f][a * ld + i];
+        }
 }
 
-void qnti_scalar_dots(size_t n, size_t m, const float *x, size_t ldx, const float *y, size_t ldy, float *sum)
+void qnti_scalar_forms(size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x, size_t ld,
+                       size_t forms, const float *const *y, float *const *sum)
 {
-    for (size_t a = 0; a < m; a++)
-        for (size_t i = 0; i < n; i++)
-            sum[i] += x[a * ldx + i] * y[a * ldy + i];
+    qnti_scalar_forms_from(0, n, m, k, c, ldc, x, ld, forms, y, sum);
 }
 
 void qnti_scalar_pack(size_t n, unsigned bits, const uint16_t *code, uint8_t *bytes)
@@ -152,8 +156,7 @@ const struct qnti_kernels qnti_kernels_scalar = {
     .min_round = qnti_scalar_min_round,
     .min_value = qnti_scalar_min_value,
     .axpy = qnti_scalar_axpy,
-    .mix = qnti_scalar_mix,
-    .dots = qnti_scalar_dots,
+    .forms = qnti_scalar_forms,
     .pack = qnti_scalar_pack,
     .unpack = qnti_scalar_unpack,
 };

@@ -26,9 +26,11 @@ void qnti_scalar_min_round(size_t n, const float *x, const float *scale, const f
 void qnti_scalar_min_value(size_t n, const uint16_t *code, const float *scale, const float *min, size_t stride,
                            float *value);
 void qnti_scalar_axpy(size_t n, float a, const float *x, float *y);
-void qnti_scalar_mix(size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x, size_t ldx, float *y,
-                     size_t ldy);
-void qnti_scalar_dots(size_t n, size_t m, const float *x, size_t ldx, const float *y, size_t ldy, float *sum);
+void qnti_scalar_forms(size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x, size_t ld,
+                       size_t forms, const float *const *y, float *const *sum);
+/* The same from problem `first` on. */
+void qnti_scalar_forms_from(size_t first, size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x,
+                            size_t ld, size_t forms, const float *const *y, float *const *sum);
 void qnti_scalar_pack(size_t n, unsigned bits, const uint16_t *code, uint8_t *bytes);
 void qnti_scalar_unpack(size_t n, unsigned bits, const uint8_t *bytes, uint16_t *code);
 

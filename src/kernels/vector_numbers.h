@@ -1,5 +1,5 @@
 /*
- * vector_numbers.h - conversions, range, affine grids and sums of rows over vectors of any width.
+ * vector_numbers.h - conversions, range, affine grids, axpy and bilinear forms over vectors of any width.
  *
  * Included once by the file of each instruction set, which first defines
  *   TARGET, V(op), WIDTH (floats in a vector), vf, vi   and the helpers
@@ -162,62 +162,38 @@ TARGET static void axpy(size_t n, float a, const float *x, float *y)
     qnti_scalar_axpy(n - i, a, x + i, y + i);
 }
 
-/* `rows` rows of y, `vectors` of each, in registers for all k; both are constants where it is called. */
-TARGET static inline __attribute__((always_inline)) void mix_block(int rows, int vectors, size_t k, const float *c,
-                                                                   size_t ldc, const float *x, size_t ldx, float *y,
-                                                                   size_t ldy)
+/* Two vectors of `rows` of the t in registers, then their products; `rows` is a constant where it is called. */
+TARGET static inline __attribute__((always_inline)) void
+forms_block(size_t rows, size_t i, size_t a, size_t k, const float *c, size_t ldc, const float *x, size_t ld,
+            size_t forms, const float *const *y, float *const *sum)
 {
-    vf sum[4][8];
-    for (int a = 0; a < rows; a++)
-        for (int v = 0; v < vectors; v++)
-            sum[a][v] = V(loadu_ps)(y + (size_t)a * ldy + v * WIDTH);
+    vf t[4][2];
+    for (size_t r = 0; r < rows; r++)
+        t[r][0] = t[r][1] = V(setzero_ps)();
     for (size_t b = 0; b < k; b++)
-        for (int a = 0; a < rows; a++) {
-            vf factor = V(set1_ps)(c[(size_t)a * ldc + b]);
-            for (int v = 0; v < vectors; v++)
-                sum[a][v] = V(add_ps)(sum[a][v], V(mul_ps)(factor, V(loadu_ps)(x + b * ldx + v * WIDTH)));
+        for (size_t r = 0; r < rows; r++) {
+            vf factor = V(set1_ps)(c[(a + r) * ldc + b]);
+            for (size_t v = 0; v < 2; v++)
+                t[r][v] = V(add_ps)(t[r][v], V(mul_ps)(factor, V(loadu_ps)(x + b * ld + i + v * WIDTH)));
         }
-    for (int a = 0; a < rows; a++)
-        for (int v = 0; v < vectors; v++)
-            V(storeu_ps)(y + (size_t)a * ldy + v * WIDTH, sum[a][v]);
+    for (size_t f = 0; f < forms; f++)
+        for (size_t v = 0; v < 2; v++) {
+            vf s = V(loadu_ps)(sum[f] + i + v * WIDTH);
+            for (size_t r = 0; r < rows; r++)
+                s = V(add_ps)(s, V(mul_ps)(t[r][v], V(loadu_ps)(y[f] + (a + r) * ld + i + v * WIDTH)));
+            V(storeu_ps)(sum[f] + i + v * WIDTH, s);
+        }
 }
 
-TARGET static void mix(size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x, size_t ldx, float *y,
-                       size_t ldy)
+TARGET static void forms(size_t n, size_t m, size_t k, const float *c, size_t ldc, const float *x, size_t ld,
+                         size_t forms, const float *const *y, float *const *sum)
 {
-    size_t paired = m / 4 * 4, i = 0;
-    for (size_t j = 0; j + 2 * WIDTH <= n; j += 2 * WIDTH)
-        for (size_t a = 0; a < paired; a += 4)
-            mix_block(4, 2, k, c + a * ldc, ldc, x + j, ldx, y + a * ldy + j, ldy);
-    for (size_t a = paired; a < m; a++) {
-        for (i = 0; i + 8 * WIDTH <= n; i += 8 * WIDTH)
-            mix_block(1, 8, k, c + a * ldc, ldc, x + i, ldx, y + a * ldy + i, ldy);
-        for (; i + 2 * WIDTH <= n; i += 2 * WIDTH)
-            mix_block(1, 2, k, c + a * ldc, ldc, x + i, ldx, y + a * ldy + i, ldy);
-    }
-    i = n / (2 * WIDTH) * (2 * WIDTH);
-    qnti_scalar_mix(n - i, m, k, c, ldc, x + i, ldx, y + i, ldy);
-}
-
-TARGET static void dots(size_t n, size_t m, const float *x, size_t ldx, const float *y, size_t ldy, float *sum)
-{
-    size_t i = 0;
-    for (; i + 4 * WIDTH <= n; i += 4 * WIDTH) {
-        vf s[4];
-        for (int v = 0; v < 4; v++)
-            s[v] = V(loadu_ps)(sum + i + v * WIDTH);
-        for (size_t a = 0; a < m; a++)
-            for (int v = 0; v < 4; v++)
-                s[v] = V(add_ps)(s[v], V(mul_ps)(V(loadu_ps)(x + a * ldx + i + v * WIDTH),
-                                                 V(loadu_ps)(y + a * ldy + i + v * WIDTH)));
-        for (int v = 0; v < 4; v++)
-            V(storeu_ps)(sum + i + v * WIDTH, s[v]);
-    }
-    for (; i + WIDTH <= n; i += WIDTH) {
-        vf s = V(loadu_ps)(sum + i);
-        for (size_t a = 0; a < m; a++)
-            s = V(add_ps)(s, V(mul_ps)(V(loadu_ps)(x + a * ldx + i), V(loadu_ps)(y + a * ldy + i)));
-        V(storeu_ps)(sum + i, s);
-    }
-    qnti_scalar_dots(n - i, m, x + i, ldx, y + i, ldy, sum + i);
+    size_t a = 0, whole = n / (2 * WIDTH) * (2 * WIDTH);
+    for (; a + 4 <= m; a += 4)
+        for (size_t i = 0; i < whole; i += 2 * WIDTH)
+            forms_block(4, i, a, k, c, ldc, x, ld, forms, y, sum);
+    for (; a < m; a++)
+        for (size_t i = 0; i < whole; i += 2 * WIDTH)
+            forms_block(1, i, a, k, c, ldc, x, ld, forms, y, sum);
+    qnti_scalar_forms_from(whole, n, m, k, c, ldc, x, ld, forms, y, sum);
 }

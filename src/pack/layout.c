@@ -13,7 +13,8 @@
 #include "base/buffer.h"
 
 /*
- * Error feedback on blocks: all columns by the Hessian's diagonal on grids that stand before the loop, damping far
+ * Where the user names no recipe: AWQ's scales, folded, searched by what error feedback will leave, then error feedback
+ * on blocks: all columns by the Hessian's diagonal on grids that stand before the loop, damping far
  * above the usual 1 % (it helps on text unlike the calibration and costs little on text like it), then descent and,
  * where scales are not quantized themselves, refitted ones under the same Hessian. Chosen on held-out tails of
  * calibration texts (README, "Defaults for GGUF").
@@ -28,23 +29,27 @@ static const struct qnti_affine_limits gptq_v1 = {WIDTHS_2348, 1, true, 32, 32};
 static const struct qnti_affine_limits gptq_v2 = {WIDTHS_2348, 0, true, 32, 32};
 static const struct qnti_affine_limits awq = {1u << 4, 0, false, 1, 8};
 
-#define GGUF(type, words, scales, prefer)                                                                              \
+#define FLOATS(type, words, scales)                                                                                    \
     {                                                                                                                  \
-        .name = "gguf:" type, .title = words, .ggml = type, .scale_type = scales, .preferred = prefer,                 \
-        .packer = &qnti_block_packer                                                                                   \
+        .name = "gguf:" type, .title = words, .ggml = type, .scale_type = scales, .packer = &qnti_block_packer         \
+    }
+#define GGUF(type, words, prefer)                                                                                      \
+    {                                                                                                                  \
+        .name = "gguf:" type, .title = words, .ggml = type, .scale_type = QNT_F16, .recipe = "awq,gptq",               \
+        .preferred = prefer, .packer = &qnti_block_packer                                                              \
     }
 
 static const struct qnti_layout layouts[] = {
     {.name = "native", .title = "every part of the layer, lossless", .scale_type = QNT_F16, .group_index = true},
-    GGUF("f32", "32-bit floats", QNT_F32, NULL),
-    GGUF("f16", "16-bit floats", QNT_F16, NULL),
-    GGUF("bf16", "bfloat16", QNT_BF16, NULL),
-    GGUF("q8_0", "8 bits, groups of 32, f16 scale", QNT_F16, BLOCKS),
-    GGUF("q4_0", "4 bits, groups of 32, f16 scale", QNT_F16, BLOCKS),
-    GGUF("q4_1", "4 bits, groups of 32, f16 scale and minimum", QNT_F16, BLOCKS),
-    GGUF("q5_0", "5 bits, groups of 32, f16 scale", QNT_F16, BLOCKS),
-    GGUF("q5_1", "5 bits, groups of 32, f16 scale and minimum", QNT_F16, BLOCKS),
-    GGUF("q6_k", "6 bits, groups of 16 with 8-bit scales in blocks of 256", QNT_F16, SUPER_BLOCKS),
+    FLOATS("f32", "32-bit floats", QNT_F32),
+    FLOATS("f16", "16-bit floats", QNT_F16),
+    FLOATS("bf16", "bfloat16", QNT_BF16),
+    GGUF("q8_0", "8 bits, groups of 32, f16 scale", BLOCKS),
+    GGUF("q4_0", "4 bits, groups of 32, f16 scale", BLOCKS),
+    GGUF("q4_1", "4 bits, groups of 32, f16 scale and minimum", BLOCKS),
+    GGUF("q5_0", "5 bits, groups of 32, f16 scale", BLOCKS),
+    GGUF("q5_1", "5 bits, groups of 32, f16 scale and minimum", BLOCKS),
+    GGUF("q6_k", "6 bits, groups of 16 with 8-bit scales in blocks of 256", SUPER_BLOCKS),
     {.name = "gptq", .title = "2, 3, 4 or 8 bits; v1 if symmetric, else v2", .scale_type = QNT_F16,
      .preferred = "bits=4,group_size=128,sym=true", .group_index = true, .symmetric = "gptq:v1", .limits = &gptq_v2,
      .packer = &qnti_gptq_packer},

@@ -40,6 +40,7 @@ struct qnti_layout {
     const char *name, *title;
     const char *ggml;                    /* name of the ggml type that prescribes the grid, or NULL */
     qnt_dtype scale_type;                /* of scales that the method chooses */
+    const char *recipe;                  /* with calibration, where the user names none; NULL: gptq */
     const char *preferred;               /* "key=value,...": parameters where the user says nothing; or NULL */
     bool group_index;                    /* holds groups along an order of processing */
     const char *symmetric;               /* name of the layout that symmetric layers get instead, or NULL */

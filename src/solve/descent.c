@@ -15,7 +15,7 @@
 #include "base/kernels.h"
 #include "linalg/blas.h"
 
-/* Columns of a block; rounded at once; of H that the cache holds for a block; changes in DENSE numbers that pay a gemm. */
+/* Columns of a block; rounded at once; of H that the cache holds for a block. A change in DENSE numbers pays a gemm. */
 enum { CHUNK_ROWS = 256, BLOCK = 128, RUN = 32, TILE = 512, DENSE = 5 };
 
 struct chunk {

@@ -3,10 +3,9 @@
  *
  * q is linear in them: q = sum over groups of s_g b_g, b_g = code - zero on
  * the group's columns (and 1 for a minimum). So A s = B^T H w with A = B^T H B,
- * one small system a row. Some rows, a strip, lie side by side: H b_g is made
- * for some columns at a time and at once multiplied by b and w, in f32 over a
- * block of columns, in f64 across blocks. A row keeps what it has where the
- * system fails or a scale would change its sign.
+ * one small system a row. Some rows, a strip, lie side by side; the forms are
+ * summed in f32 over a block of columns, in f64 across blocks. A row keeps what
+ * it has where the system fails or a scale would change its sign.
  */
 #include "solve/solve.h"
 
@@ -16,14 +15,14 @@
 #include "base/number.h"
 #include "linalg/factor.h"
 
-/* Bytes of the systems of a chunk, its rows; columns at a time: of H b, of a group; rows solved at a time. */
+/* Bytes of the systems of a chunk, its rows; columns of y and of b in a form; rows solved at a time. */
 enum { SYSTEM_BYTES = 16 << 20, MOST_ROWS = 256, BLOCK = 32, DEPTH = 64, SOLVED = 8 };
 
 /* Groups taken together, so that a block of code and w is read once for all of them; kinds of unknowns. */
 enum { TOGETHER = 8, MOST_KINDS = 2 };
 
-/* Rows of a strip, and how far apart its columns are: no power of two, so that they do not meet in the cache. */
-enum { STRIP = 64, APART = 80 };
+/* Rows of a strip: what a block's forms read of it stays in the first cache. */
+enum { STRIP = 64, STRIPS = MOST_ROWS / STRIP };
 
 bool qnti_can_refit(const struct qnti_grid *grid)
 {
@@ -31,38 +30,86 @@ bool qnti_can_refit(const struct qnti_grid *grid)
            grid->map.rows == 1 && !grid->scale_grid && !grid->offset_grid;
 }
 
+/* What all chunks share: the columns group by group, and H in that order. */
+struct refit {
+    qnt_context *ctx;
+    const float *w;
+    struct qnti_numbers *q;
+    size_t cols, groups, kinds, n;   /* n = groups * kinds unknowns */
+    size_t chunk;
+    uint32_t *members;     /* [cols] */
+    size_t *start;         /* [groups + 1] */
+    const float *h;        /* [cols][cols], members in their order */
+    float *ordered;        /* where that is not the order of columns */
+};
+
+static qnt_status list_groups(struct refit *t)
+{
+    uint32_t *group;
+    size_t n = 0;
+    QNT_TRY(QNTI_NEW_RAW(t->ctx, t->cols, &t->members));
+    QNT_TRY(QNTI_NEW_RAW(t->ctx, t->groups + 1, &t->start));
+    QNT_TRY(QNTI_NEW_RAW(t->ctx, t->cols, &group));
+    for (size_t j = 0; j < t->cols; j++) {
+        size_t row, g;
+        qnti_map_find(&t->q->grid.map, t->cols, 0, j, &row, &g);
+        group[j] = (uint32_t)g;
+    }
+    for (size_t g = 0; g < t->groups; g++) {
+        t->start[g] = n;
+        for (size_t j = 0; j < t->cols; j++)
+            if (group[j] == g)
+                t->members[n++] = (uint32_t)j;
+    }
+    t->start[t->groups] = n;
+    qnti_free(t->ctx, group);
+    return QNT_OK;
+}
+
+static qnt_status order_row(void *arg, size_t index)
+{
+    struct refit *t = arg;
+    const float *row = t->h + t->members[index] * t->cols;
+    for (size_t j = 0; j < t->cols; j++)
+        t->ordered[index * t->cols + j] = row[t->members[j]];
+    return QNT_OK;
+}
+
+static qnt_status order_hessian(struct refit *t)
+{
+    if (t->q->grid.map.kind != QNTI_MAP_INDEX)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(t->ctx, t->cols * t->cols, &t->ordered));
+    QNT_TRY(qnti_parallel(t->ctx, t->cols, order_row, t));
+    t->h = t->ordered;
+    return QNT_OK;
+}
+
 struct chunk {
+    const struct refit *t;
     qnt_context *ctx;
     const struct qnti_kernels *kernels;
-    const float *w, *h;
-    struct qnti_numbers *q;
-    size_t first, rows, cols, groups, kinds, n;   /* n = groups * kinds unknowns */
-    uint32_t *group;       /* [cols] */
-    uint32_t *members;     /* [cols] columns group by group */
-    size_t *start;         /* [groups + 1] */
-    bool natural;          /* the members stand in the order of the columns */
+    size_t first, rows;
     uint16_t *stored;      /* [cols] codes of a row */
-    float *hm[TOGETHER];   /* [cols][size of a group]: the columns of H of the groups in hand, in member order */
-    float *y;              /* [BLOCK][APART] H b of some columns */
-    float *ones;           /* [DEPTH][APART] */
+    float *ones;           /* [DEPTH][STRIP] */
+    float *block;          /* group by group: [BLOCK][size], rows of H of the members in hand */
+    double (*sum)[TOGETHER * MOST_KINDS][MOST_KINDS][STRIP];   /* [STRIPS] forms of the groups in hand */
     struct strip {
         size_t rows;
-        float *code;       /* [cols][APART] code - zero, in member order */
-        float *target;     /* [cols][APART] w, in member order */
+        float *code;       /* [cols][STRIP] code - zero, in member order */
+        float *target;     /* [cols][STRIP] w, in member order */
         float *a;          /* [n (n + 1) / 2][STRIP] lower triangles */
         double *b;         /* [n][STRIP] */
-    } strips[MOST_ROWS / STRIP];
+    } strips[STRIPS];
     double *system, *side; /* [SOLVED][n][n], [n] */
 };
 
 static void chunk_free(struct chunk *c)
 {
-    void *memory[] = {c->group, c->members, c->start, c->stored, c->y, c->ones, c->system, c->side};
+    void *memory[] = {c->stored, c->ones, c->block, c->sum, c->system, c->side};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         qnti_free(c->ctx, memory[i]);
-    for (size_t i = 0; i < TOGETHER; i++)
-        qnti_free(c->ctx, c->hm[i]);
-    for (size_t i = 0; i < MOST_ROWS / STRIP; i++) {
+    for (size_t i = 0; i < STRIPS; i++) {
         qnti_free(c->ctx, c->strips[i].code);
         qnti_free(c->ctx, c->strips[i].target);
         qnti_free(c->ctx, c->strips[i].a);
@@ -70,218 +117,191 @@ static void chunk_free(struct chunk *c)
     }
 }
 
-static void list_groups(struct chunk *c)
-{
-    size_t n = 0;
-    for (size_t j = 0; j < c->cols; j++) {
-        size_t row, group;
-        qnti_map_find(&c->q->grid.map, c->cols, 0, j, &row, &group);
-        c->group[j] = (uint32_t)group;
-    }
-    for (size_t g = 0; g < c->groups; g++) {
-        c->start[g] = n;
-        for (size_t j = 0; j < c->cols; j++)
-            if (c->group[j] == g)
-                c->members[n++] = (uint32_t)j;
-    }
-    c->start[c->groups] = n;
-    c->natural = c->q->grid.map.kind != QNTI_MAP_INDEX;
-}
-
-static size_t largest_group(const struct chunk *c)
-{
-    size_t most = 0;
-    for (size_t g = 0; g < c->groups; g++)
-        most = qnti_max(most, c->start[g + 1] - c->start[g]);
-    return most;
-}
-
 static qnt_status strips_create(struct chunk *c)
 {
+    size_t n = c->t->n, cols = c->t->cols;
     for (size_t i = 0; i * STRIP < c->rows; i++) {
         struct strip *s = &c->strips[i];
         s->rows = qnti_min(STRIP, c->rows - i * STRIP);
-        QNT_TRY(QNTI_NEW_RAW(c->ctx, c->cols * APART, &s->code));
-        QNT_TRY(QNTI_NEW_RAW(c->ctx, c->cols * APART, &s->target));
-        QNT_TRY(QNTI_NEW_RAW(c->ctx, c->n * (c->n + 1) / 2 * STRIP, &s->a));
-        QNT_TRY(QNTI_NEW(c->ctx, c->n * STRIP, &s->b));
+        QNT_TRY(QNTI_NEW_RAW(c->ctx, cols * STRIP, &s->code));
+        QNT_TRY(QNTI_NEW_RAW(c->ctx, cols * STRIP, &s->target));
+        QNT_TRY(QNTI_NEW_RAW(c->ctx, n * (n + 1) / 2 * STRIP, &s->a));
+        QNT_TRY(QNTI_NEW(c->ctx, n * STRIP, &s->b));
     }
     return QNT_OK;
 }
 
+/* Columns of the widest groups that are taken together. */
+static size_t most_together(const struct refit *t)
+{
+    size_t most = 0;
+    for (size_t first = 0; first < t->groups; first += TOGETHER)
+        most = qnti_max(most, t->start[qnti_min(first + TOGETHER, t->groups)] - t->start[first]);
+    return most;
+}
+
 static qnt_status chunk_create(struct chunk *c)
 {
-    qnt_context *ctx = c->ctx;
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->cols, &c->group));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->cols, &c->members));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->groups + 1, &c->start));
-    list_groups(c);
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->cols, &c->stored));
-    for (size_t i = 0; i < qnti_min(TOGETHER, c->groups); i++)
-        QNT_TRY(QNTI_NEW_RAW(ctx, largest_group(c) * c->cols, &c->hm[i]));
-    QNT_TRY(QNTI_NEW_RAW(ctx, BLOCK * APART, &c->y));
-    QNT_TRY(QNTI_NEW_RAW(ctx, DEPTH * APART, &c->ones));
-    for (size_t i = 0; i < DEPTH * APART; i++)
+    size_t n = c->t->n;
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, c->t->cols, &c->stored));
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, BLOCK * most_together(c->t), &c->block));
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, STRIPS, &c->sum));
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, DEPTH * STRIP, &c->ones));
+    for (size_t i = 0; i < DEPTH * STRIP; i++)
         c->ones[i] = 1;
-    QNT_TRY(QNTI_NEW_RAW(ctx, SOLVED * c->n * c->n, &c->system));
-    QNT_TRY(QNTI_NEW_RAW(ctx, c->n, &c->side));
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, SOLVED * n * n, &c->system));
+    QNT_TRY(QNTI_NEW_RAW(c->ctx, n, &c->side));
     return strips_create(c);
 }
 
 /* Row r of the chunk into its strip. */
 static void load_row(struct chunk *c, size_t r)
 {
-    const float *w = c->w + (c->first + r) * c->cols;
+    const struct refit *t = c->t;
+    const float *w = t->w + (c->first + r) * t->cols;
     float *code = c->strips[r / STRIP].code + r % STRIP, *target = c->strips[r / STRIP].target + r % STRIP;
-    qnti_numbers_get_codes(c->q, c->first + r, 0, c->cols, c->stored);
-    for (size_t g = 0; g < c->groups; g++) {
+    qnti_numbers_get_codes(t->q, c->first + r, 0, t->cols, c->stored);
+    for (size_t g = 0; g < t->groups; g++) {
         float scale, zero;
-        if (c->start[g] == c->start[g + 1])
+        if (t->start[g] == t->start[g + 1])
             continue;
-        qnti_numbers_affine(c->q, c->first + r, c->members[c->start[g]], &scale, &zero);
-        if (c->q->grid.form == QNTI_FORM_MIN)
+        qnti_numbers_affine(t->q, c->first + r, t->members[t->start[g]], &scale, &zero);
+        if (t->q->grid.form == QNTI_FORM_MIN)
             zero = 0;
-        for (size_t m = c->start[g]; m < c->start[g + 1]; m++) {
-            code[m * APART] = (float)c->stored[c->members[m]] - zero;
-            target[m * APART] = w[c->members[m]];
+        for (size_t m = t->start[g]; m < t->start[g + 1]; m++) {
+            code[m * STRIP] = (float)c->stored[t->members[m]] - zero;
+            target[m * STRIP] = w[t->members[m]];
         }
     }
 }
 
-/* The columns of H of the members of groups [first, last). */
-static void load_columns(struct chunk *c, size_t first, size_t last)
-{
-    for (size_t m = 0; m < c->cols; m++) {
-        const float *row = c->h + c->members[m] * c->cols;
-        for (size_t g = first; g < last; g++) {
-            size_t begin = c->start[g], size = c->start[g + 1] - begin;
-            float *hm = c->hm[g - first] + m * size;
-            if (c->natural)
-                memcpy(hm, row + begin, size * sizeof *hm);
-            for (size_t i = 0; !c->natural && i < size; i++)
-                hm[i] = row[c->members[begin + i]];
-        }
-    }
-}
-
-/* Values of an unknown of that kind on members from m on, [members][APART]; of a minimum on at most DEPTH of them. */
+/* Values of an unknown of that kind on members from m on, [members][STRIP]; of a minimum on at most DEPTH of them. */
 static const float *basis(const struct chunk *c, const struct strip *s, size_t m, size_t kind)
 {
-    return kind == 0 ? s->code + m * APART : c->ones;
+    return kind == 0 ? s->code + m * STRIP : c->ones;
 }
 
-/* y = H b of unknown (g, kind) on `count` members from m on; hm are g's columns of H. */
-static void multiply(struct chunk *c, const struct strip *s, const float *hm, size_t g, size_t kind, size_t m,
-                     size_t count)
+/* Where group g's part of the block begins. */
+static float *block_of(const struct chunk *c, size_t first, size_t g)
 {
-    size_t begin = c->start[g], size = c->start[g + 1] - begin;
-    memset(c->y, 0, count * APART * sizeof *c->y);
-    for (size_t i = 0; i < size; i += DEPTH)
-        c->kernels->mix(s->rows, count, qnti_min(DEPTH, size - i), hm + m * size + i, size,
-                        basis(c, s, begin + i, kind), APART, c->y, APART);
+    return c->block + (c->t->start[g] - c->t->start[first]) * BLOCK;
 }
 
-/* sum[r] += y x over `count` members. */
-static void add_products(const struct chunk *c, const struct strip *s, size_t count, const float *x, double *sum)
+/* The columns of groups [first, last) in rows m to m + count - 1 of H, laid side by side. */
+static void load_block(struct chunk *c, size_t first, size_t last, size_t m, size_t count)
 {
-    float part[STRIP] = {0};
-    c->kernels->dots(s->rows, count, c->y, APART, x, APART, part);
-    for (size_t r = 0; r < s->rows; r++)
-        sum[r] += (double)part[r];
-}
-
-/* What rows of the systems, those of groups [first, last), have in common with group k; what its columns give to b. */
-static void fill_group(struct chunk *c, struct strip *s, size_t first, size_t last, size_t k)
-{
-    double sum[TOGETHER * MOST_KINDS][MOST_KINDS][STRIP] = {{{0}}};
-    size_t kinds = c->kinds, unknowns = (last - first) * kinds;
-    for (size_t m = c->start[k], count; m < c->start[k + 1]; m += count) {
-        count = qnti_min(BLOCK, c->start[k + 1] - m);
-        for (size_t u = 0; u < unknowns; u++) {
-            size_t g = first + u / kinds;
-            multiply(c, s, c->hm[u / kinds], g, u % kinds, m, count);
-            add_products(c, s, count, s->target + m * APART, s->b + (first * kinds + u) * STRIP);
-            for (size_t kind = 0; k <= g && kind < kinds; kind++)
-                add_products(c, s, count, basis(c, s, m, kind), sum[u][kind]);
+    const struct refit *t = c->t;
+    for (size_t i = 0; i < count; i++)
+        for (size_t g = first; g < last; g++) {
+            size_t size = t->start[g + 1] - t->start[g];
+            memcpy(block_of(c, first, g) + i * size, t->h + (m + i) * t->cols + t->start[g], size * sizeof *t->h);
         }
+}
+
+/*
+ * Forms y H b, b that of unknown (g, kind), y on `count` members from m on: of w into b's side of the systems, and, if
+ * wanted, of each kind of basis into sum; h is the block of g.
+ */
+static void add_forms(struct chunk *c, struct strip *s, const float *h, size_t g, size_t kind, size_t m, size_t count,
+                      double (*sum)[STRIP])
+{
+    const struct refit *t = c->t;
+    const float *y[1 + MOST_KINDS] = {s->target + m * STRIP, basis(c, s, m, 0), c->ones};
+    float part[1 + MOST_KINDS][STRIP] = {{0}}, *parts[1 + MOST_KINDS] = {part[0], part[1], part[2]};
+    size_t begin = t->start[g], size = t->start[g + 1] - begin, forms = sum ? 1 + t->kinds : 1;
+    double *side = s->b + (g * t->kinds + kind) * STRIP;
+    for (size_t i = 0; i < size; i += DEPTH)
+        c->kernels->forms(s->rows, count, qnti_min(DEPTH, size - i), h + i, size, basis(c, s, begin + i, kind), STRIP,
+                          forms, y, parts);
+    for (size_t r = 0; r < s->rows; r++)
+        side[r] += (double)part[0][r];
+    for (size_t f = 1; f < forms; f++)
+        for (size_t r = 0; r < s->rows; r++)
+            sum[f - 1][r] += (double)part[f][r];
+}
+
+/* Rows of the systems, those of groups [first, last): what they have in common with group k, what it gives to b. */
+static void fill_group(struct chunk *c, size_t first, size_t last, size_t k)
+{
+    size_t kinds = c->t->kinds, begin = first * kinds, end = last * kinds, strips = qnti_ceil_div(c->rows, STRIP);
+    memset(c->sum, 0, strips * sizeof *c->sum);
+    for (size_t m = c->t->start[k], count; m < c->t->start[k + 1]; m += count) {
+        count = qnti_min(BLOCK, c->t->start[k + 1] - m);
+        load_block(c, first, last, m, count);
+        for (size_t i = 0; i < strips; i++)
+            for (size_t u = begin; u < end; u++)
+                add_forms(c, &c->strips[i], block_of(c, first, u / kinds), u / kinds, u % kinds, m, count,
+                          k <= u / kinds ? c->sum[i][u - begin] : NULL);
     }
-    for (size_t u = first * kinds; u < last * kinds; u++)
-        for (size_t v = k * kinds; v < (k + 1) * kinds && v <= u; v++)
-            for (size_t r = 0; r < s->rows; r++)
-                s->a[(u * (u + 1) / 2 + v) * STRIP + r] = (float)sum[u - first * kinds][v % kinds][r];
+    for (size_t i = 0; i < strips; i++)
+        for (size_t u = begin; u < end; u++)
+            for (size_t v = k * kinds; v < (k + 1) * kinds && v <= u; v++)
+                for (size_t r = 0; r < c->strips[i].rows; r++)
+                    c->strips[i].a[(u * (u + 1) / 2 + v) * STRIP + r] = (float)c->sum[i][u - begin][v % kinds][r];
 }
 
 static void fill_systems(struct chunk *c)
 {
-    for (size_t first = 0, last; first < c->groups; first = last) {
-        last = qnti_min(first + TOGETHER, c->groups);
-        load_columns(c, first, last);
-        for (size_t i = 0; i * STRIP < c->rows; i++)
-            for (size_t k = 0; k < c->groups; k++)
-                fill_group(c, &c->strips[i], first, last, k);
-    }
+    for (size_t first = 0; first < c->t->groups; first += TOGETHER)
+        for (size_t k = 0; k < c->t->groups; k++)
+            fill_group(c, first, qnti_min(first + TOGETHER, c->t->groups), k);
 }
 
 /* The systems of rows r to r + n - 1 of a strip, one behind the other. */
 static void take_systems(struct chunk *c, const struct strip *s, size_t r, size_t n)
 {
+    size_t unknowns = c->t->n;
     const float *a = s->a + r;
-    for (size_t i = 0; i < c->n; i++)
+    for (size_t i = 0; i < unknowns; i++)
         for (size_t j = 0; j <= i; j++, a += STRIP)
             for (size_t k = 0; k < n; k++)
-                c->system[(k * c->n + i) * c->n + j] = (double)a[k];
+                c->system[(k * unknowns + i) * unknowns + j] = (double)a[k];
 }
 
 /* Takes the row's solution over if every scale keeps its sign. */
 static void solve_row(struct chunk *c, size_t r, double *a)
 {
-    struct qnti_numbers *q = c->q;
+    const struct refit *t = c->t;
+    struct qnti_numbers *q = t->q;
     double *b = c->side;
     float *scale = q->scale->value + (c->first + r) * q->scale->cols;
-    float *offset = c->kinds == 2 ? q->offset->value + (c->first + r) * q->offset->cols : NULL;
-    for (size_t i = 0; i < c->n; i++)
+    float *offset = t->kinds == 2 ? q->offset->value + (c->first + r) * q->offset->cols : NULL;
+    for (size_t i = 0; i < t->n; i++)
         b[i] = c->strips[r / STRIP].b[i * STRIP + r % STRIP];
-    for (size_t i = 0; i < c->n; i++)
-        if (a[i * c->n + i] <= 0) { /* a group whose codes are all zero, or whose columns are dead: keeps its scale */
-            a[i * c->n + i] = 1;
-            b[i] = i % c->kinds == 0 ? (double)scale[i / c->kinds] : (double)offset[i / c->kinds];
+    for (size_t i = 0; i < t->n; i++)
+        if (a[i * t->n + i] <= 0) { /* a group whose codes are all zero, or whose columns are dead: keeps its scale */
+            a[i * t->n + i] = 1;
+            b[i] = i % t->kinds == 0 ? (double)scale[i / t->kinds] : (double)offset[i / t->kinds];
         }
-    if (!qnti_solve_spd(a, b, c->n))
+    if (!qnti_solve_spd(a, b, t->n))
         return;
-    for (size_t g = 0; g < c->groups; g++) {
-        float s = qnti_round_to(q->scale->grid.float_type, (float)b[g * c->kinds]);
-        if (!isfinite(s) || !(s * scale[g] > 0) || (offset && !isfinite(b[g * c->kinds + 1])))
+    for (size_t g = 0; g < t->groups; g++) {
+        float s = qnti_round_to(q->scale->grid.float_type, (float)b[g * t->kinds]);
+        if (!isfinite(s) || !(s * scale[g] > 0) || (offset && !isfinite(b[g * t->kinds + 1])))
             return;
     }
-    for (size_t g = 0; g < c->groups; g++) {
-        scale[g] = qnti_round_to(q->scale->grid.float_type, (float)b[g * c->kinds]);
+    for (size_t g = 0; g < t->groups; g++) {
+        scale[g] = qnti_round_to(q->scale->grid.float_type, (float)b[g * t->kinds]);
         if (offset)
-            offset[g] = qnti_round_to(q->offset->grid.float_type, (float)b[g * c->kinds + 1]);
+            offset[g] = qnti_round_to(q->offset->grid.float_type, (float)b[g * t->kinds + 1]);
     }
 }
 
 static void solve_rows(struct chunk *c)
 {
+    size_t square = c->t->n * c->t->n;
     for (size_t r = 0, n; r < c->rows; r += n) {
         n = qnti_min(SOLVED, c->rows - r);
         take_systems(c, &c->strips[r / STRIP], r % STRIP, n);
         for (size_t k = 0; k < n; k++)
-            solve_row(c, r + k, c->system + k * c->n * c->n);
+            solve_row(c, r + k, c->system + k * square);
     }
 }
 
-struct refit_task {
-    qnt_context *ctx;
-    const float *w, *h;
-    struct qnti_numbers *q;
-    size_t chunk, groups, kinds;
-};
-
 static qnt_status refit_chunk(void *arg, size_t index)
 {
-    const struct refit_task *t = arg;
-    struct chunk c = {.ctx = t->ctx, .kernels = qnti_context_kernels(t->ctx), .w = t->w, .h = t->h, .q = t->q, .first = index * t->chunk,
-                      .cols = t->q->cols, .groups = t->groups, .kinds = t->kinds, .n = t->groups * t->kinds};
+    const struct refit *t = arg;
+    struct chunk c = {.t = t, .ctx = t->ctx, .kernels = qnti_context_kernels(t->ctx), .first = index * t->chunk};
     qnt_status status;
     c.rows = qnti_min(t->chunk, t->q->rows - c.first);
     status = chunk_create(&c);
@@ -297,14 +317,22 @@ static qnt_status refit_chunk(void *arg, size_t index)
 
 qnt_status qnti_refit_scales(qnt_context *ctx, const float *w, const float *h, struct qnti_numbers *q)
 {
-    struct refit_task t = {.ctx = ctx, .w = w, .h = h, .q = q};
-    size_t n;
+    struct refit t = {.ctx = ctx, .w = w, .h = h, .q = q, .cols = q->cols};
+    qnt_status status;
     if (!qnti_can_refit(&q->grid))
         return QNT_OK;
     t.kinds = q->grid.form == QNTI_FORM_MIN ? 2 : 1;
     t.groups = qnti_map_groups(&q->grid.map, q->rows, q->cols);
-    n = t.groups * t.kinds;
-    t.chunk = qnti_min(qnti_chunk_rows(&q->grid, q->rows, MOST_ROWS), SYSTEM_BYTES / (sizeof(float) * n * (n + 1) / 2));
+    t.n = t.groups * t.kinds;
+    t.chunk = qnti_min(qnti_chunk_rows(&q->grid, q->rows, MOST_ROWS),
+                       2 * SYSTEM_BYTES / (sizeof(float) * t.n * (t.n + 1)));
     t.chunk = qnti_max(t.chunk, SOLVED);
-    return qnti_parallel(ctx, qnti_ceil_div(q->rows, t.chunk), refit_chunk, &t);
+    QNT_CHECK(list_groups(&t));
+    QNT_CHECK(order_hessian(&t));
+    QNT_CHECK(qnti_parallel(ctx, qnti_ceil_div(q->rows, t.chunk), refit_chunk, &t));
+cleanup:
+    qnti_free(ctx, t.members);
+    qnti_free(ctx, t.start);
+    qnti_free(ctx, t.ordered);
+    return status;
 }

@@ -9,10 +9,26 @@
 
 /* --- recipe and targets --- */
 
+/* What the user did not name: without calibration rtn, with it what the format's layout is best filled by. */
+static qnt_status default_method(const struct qnt_plan *plan, const char **method)
+{
+    const char *format = plan->options.format ? plan->options.format : "native";
+    const struct qnti_layout *layout = qnti_layout_find(plan->ctx, format);
+    if (!layout)
+        return QNT_NOT_FOUND;
+    if (!plan->options.calibration)
+        *method = "rtn";
+    else /* behind a transform an importance from outside would be that of other inputs */
+        *method = layout->recipe && !plan->options.importance ? layout->recipe : "gptq";
+    return QNT_OK;
+}
+
 static qnt_status make_recipe(struct qnt_plan *plan)
 {
     const qnt_quantize_options *o = &plan->options;
-    const char *method = o->method ? o->method : o->calibration ? "gptq" : "rtn";
+    const char *method = o->method;
+    if (!method)
+        QNT_TRY(default_method(plan, &method));
     if (strcmp(method, "none") == 0) {
         if (o->setting_count)
             return qnti_fail(plan->ctx, QNT_INVALID, "method none has no parameter (%s)", o->settings[0]);

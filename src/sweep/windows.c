@@ -11,7 +11,7 @@
 #include "base/random.h"
 #include "text/corpus.h"
 
-enum { DEFAULT_SAMPLES = 128, DEFAULT_SEQLEN = 2048 };
+enum { DEFAULT_SAMPLES = 128, DEFAULT_SEQLEN = 2048, LEAST_SEQLEN = 3 }; /* as the end check needs */
 
 static qnt_status too_short(qnt_context *ctx, const qnt_quantize_options *o, size_t tokens, size_t windows,
                             size_t seqlen)
@@ -67,9 +67,9 @@ qnt_status qnti_windows_create(qnt_model *model, const qnt_quantize_options *o, 
     w->tokens = o->seqlen ? o->seqlen : qnti_min(DEFAULT_SEQLEN, c->config.context);
     w->count = o->all_samples ? n / w->tokens : o->samples ? o->samples : DEFAULT_SAMPLES;
     w->stream = n;
-    if (w->tokens < 2 || w->tokens > c->config.context)
-        QNT_CHECK(qnti_fail(ctx, QNT_INVALID, "windows of %zu tokens: the model takes 2 to %zu", w->tokens,
-                            c->config.context));
+    if (w->tokens < LEAST_SEQLEN || w->tokens > c->config.context)
+        QNT_CHECK(qnti_fail(ctx, QNT_INVALID, "windows of %zu tokens: the model takes %d to %zu", w->tokens,
+                            LEAST_SEQLEN, c->config.context));
     if (w->count == 0 || w->tokens > n || (!o->random_windows && w->count > n / w->tokens))
         QNT_CHECK(too_short(ctx, o, n, qnti_max(w->count, 1), w->tokens));
     QNT_CHECK(cut(ctx, o, stream, n, bos, w));

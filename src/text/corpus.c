@@ -21,6 +21,14 @@ static bool has_suffix(const char *path, const char *suffix)
     return n >= m && strcmp(path + n - m, suffix) == 0;
 }
 
+static bool is_blank(const char *line, size_t n)
+{
+    size_t i = 0;
+    while (i < n && (line[i] == ' ' || line[i] == '\t' || line[i] == '\r'))
+        i++;
+    return i == n;
+}
+
 /* Texts of all lines, one after another with a newline between. */
 static qnt_status join_lines(qnt_context *ctx, const char *path, const char *bytes, size_t n, struct qnti_buffer *text)
 {
@@ -33,7 +41,7 @@ static qnt_status join_lines(qnt_context *ctx, const char *path, const char *byt
         json_t *object = NULL;
         qnt_status status = QNT_OK;
         line++;
-        if (strspn(bytes + at, " \t\r") < length) {
+        if (!is_blank(bytes + at, length)) {
             snprintf(where, sizeof where, "line %zu", line);
             status = qnti_json_parse(ctx, where, bytes + at, length, &object);
             if (status == QNT_OK)
@@ -103,9 +111,11 @@ static qnt_status read_npy(qnt_context *ctx, const char *path, const char *bytes
         return qnti_fail(ctx, QNT_BAD_DATA, "%s: the header of %zu bytes exceeds the file", path, header);
     descr = memmem(bytes + start, header, "'descr':", 8);
     descr = descr ? memchr(descr + 8, '\'', header - (size_t)(descr + 8 - bytes - (ptrdiff_t)start)) : NULL;
-    if (!descr || descr + 4 > bytes + start + header || !strchr("<|", descr[1]) || !strchr("iu", descr[2]) ||
-        !strchr("1248", descr[3]))
+    if (!descr || descr + 4 > bytes + start + header || !memchr("<|", descr[1], 2) || !memchr("iu", descr[2], 2) ||
+        !memchr("1248", descr[3], 4))
         return qnti_fail(ctx, QNT_BAD_DATA, "%s: ids must be little-endian integers", path);
+    if (memmem(bytes + start, header, "'fortran_order': True", 21))
+        return qnti_fail(ctx, QNT_BAD_DATA, "%s: ids lie column by column (fortran_order), expected rows", path);
     kind = descr[2];
     size = (size_t)(descr[3] - '0');
     *count = npy_elements(bytes + start, header);

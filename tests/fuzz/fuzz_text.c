@@ -13,8 +13,9 @@ int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t n);
 
 enum { VOCAB = 300 };
 
-static const char letters[] = "{\"decoder\": {\"type\": \"Fuse\"}, \"model\": {\"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2, "
-                              "\" \": 3, \"?\": 4}, \"merges\": [\"a b\"], \"unk_token\": \"?\"}}";
+static const char letters[] =
+    "{\"decoder\": {\"type\": \"Fuse\"}, \"model\": {\"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2, \" \": 3, \"?\": 4}, "
+    "\"merges\": [\"a b\"], \"unk_token\": \"?\"}}";
 
 /* Traps where the reader let something through. */
 static void require(bool condition)
