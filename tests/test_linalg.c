@@ -41,7 +41,7 @@ static void check_factor(qnt_context *ctx, size_t n)
 
 static void test_factor(void **state)
 {
-    static const size_t orders[] = {1, 2, 3, 17, 64, 130, 257, 515};
+    static const size_t orders[] = {1, 2, 3, 17, 64, 130, 257};
     qnt_context *ctx = context_of(2);
     (void)state;
     for (size_t i = 0; i < COUNT(orders); i++)
@@ -52,12 +52,14 @@ static void test_factor(void **state)
 /* Larger than an oracle can follow: R R^T is A again and R R^-1 is 1, as far as some rows show. */
 static void test_large_factor(void **state)
 {
-    enum { N = 1300, TOKENS = 2000 };
-    float *x = random_tokens(TOKENS, N, 5), *a = hessian_of(x, TOKENS, N, 0.05), *r = NEW(N * N, float),
-          *u = NEW(N * N, float);
+    enum { N = 1300 };
+    float *a = NEW(N * N, float), *r = NEW(N * N, float), *u = NEW(N * N, float);
     qnt_context *ctx = context_of(2);
     bool ok;
     (void)state;
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++)
+            a[i * N + j] = (float)(pow(0.95, abs(i - j)) * (1 + i % 3) * (1 + j % 3));
     memcpy(r, a, N * N * sizeof *r);
     assert_ok(ctx, qnti_cholesky(ctx, r, N, &ok));
     assert_true(ok);
@@ -74,10 +76,11 @@ static void test_large_factor(void **state)
             assert_true(fabs(product - (double)a[i * N + j]) <= 1e-5 * size);
             assert_true(fabs(identity - (i == j)) <= 1e-3);
         }
+    for (size_t i = 0; i < N; i += 13)
+        assert_memory_equal(r + i * N, a + i * N, i * sizeof *r); /* below the diagonal nothing is touched */
     a[700 * N + 700] = -1;
     assert_ok(ctx, qnti_cholesky(ctx, a, N, &ok));
     assert_false(ok);
-    free(x);
     free(a);
     free(r);
     free(u);

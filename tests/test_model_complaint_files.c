@@ -2,7 +2,7 @@
  * test_model_complaint_files.c - what users of other quantizers complain about in the files they get, a test for each
  * theme that names it: zero points, packing, vocabularies, shapes.
  */
-#include "session_support.h"
+#include "plan_support.h"
 
 /* --- zero point off by one --- */
 

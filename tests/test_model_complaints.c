@@ -4,7 +4,7 @@
  *
  * Models are of a few thousand weights; what other tests go into deeply is only shown here to hold from end to end.
  */
-#include "session_support.h"
+#include "plan_support.h"
 
 /* --- Hessian not positive definite --- */
 

@@ -81,7 +81,12 @@ static qnt_status subtract_tile(void *arg, size_t index)
         index -= across - i;
     row = strip(h->p, i, &rows);
     col = strip(h->p, i + index, &cols);
-    add_product(h, rows, cols, h->m, -1, h->b + row * h->ld, h->b + col * h->ld, true, h->a + row * h->ld + col);
+    if (row == col) /* below the diagonal nothing is touched */
+        cblas_ssyrk(CblasRowMajor, CblasUpper, CblasNoTrans, (int)rows, (int)h->m, -1, h->b + row * h->ld, (int)h->ld,
+                    1, h->a + row * h->ld + row, (int)h->ld);
+    else
+        add_product(h, rows, cols, h->m, -1, h->b + row * h->ld, h->b + col * h->ld, true,
+                    h->a + row * h->ld + col);
     return QNT_OK;
 }
 

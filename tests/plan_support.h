@@ -1,8 +1,8 @@
 /*
- * session_support.h - runs of plans on small models whose weights a test sets, and what their reports say.
+ * plan_support.h - runs of plans on small models whose weights a test sets, and what their reports say.
  */
-#ifndef SESSION_SUPPORT_H
-#define SESSION_SUPPORT_H
+#ifndef PLAN_SUPPORT_H
+#define PLAN_SUPPORT_H
 
 #include "damage_support.h"
 
