@@ -24,11 +24,8 @@ awq        awq                              --bits 4 --group-size 32
 native     llm_int8
 native     smoothquant
 native     smoothquant                      --set act_bits=4
-native     smoothquant,gptq                 --bits 4 --group-size 32
 native     rtn                              --bits 4 --group-size 32
 native     gptq                             --bits 4 --group-size 32
-native     awq                              --bits 4 --group-size 32
-native     awq,gptq                         --bits 4 --group-size 32
 native     gptq,refine:refit_scales=true    --bits 4 --group-size 32
 native     rtn                              --bits 3 --group-size 32
 native     gptq                             --bits 3 --group-size 32
