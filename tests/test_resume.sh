@@ -13,8 +13,6 @@ work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 out=$work/out           # outputs of the check in hand and nothing else
-passed=0
-failed=0
 seed=${SEED:-$(date +%s)}
 echo "seed $seed"
 
@@ -26,33 +24,9 @@ if [ "${2-}" = full ]; then
     calib="--calib $4 ${CALIB_OPTIONS:---samples 8 --seqlen 256}"
 fi
 
-# verdict STATUS NAME [WHY]
-verdict() {
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1))
-        echo "ok   $2"
-    else
-        failed=$((failed + 1))
-        echo "FAIL $2${3:+: $3}"
-    fi
-}
+. "$(dirname "$0")/checks.sh"
 
-clear_out() {
-    rm -rf "$out"
-    mkdir "$out"
-}
-
-quantize() {
-    "$quant" quantize "$model" --progress none "$@"
-}
-
-# check NAME COMMAND...: it succeeds.
-check() {
-    name=$1
-    shift
-    "$@" >"$work/stdout" 2>"$work/stderr"
-    verdict $? "$name" "$(tail -n 1 "$work/stderr")"
-}
+# What differs here from the shared checks: messages may be warnings too, and refusals leave the work folder.
 
 # says NAME TEXT...: the last command's output has each text.
 says() {
