@@ -10,15 +10,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include "base/kernels.h"
 
-enum { ALIGNMENT = 64, MAX_THREADS = 1024 };
+enum { ALIGNMENT = 64, MAX_THREADS = 1024, HUGE_PAGE = 2 << 20, HUGE_BLOCK = 8 << 20 };
 
+/* Blocks of matrices ask for huge pages: a fresh one costs 512 faults less, and columns of it are walked in fewer steps. */
 static void *default_allocate(void *user, size_t bytes, size_t alignment)
 {
     void *memory = NULL;
     (void)user;
-    return posix_memalign(&memory, alignment, bytes) ? NULL : memory;
+    if (bytes < HUGE_BLOCK)
+        return posix_memalign(&memory, alignment, bytes) ? NULL : memory;
+    if (posix_memalign(&memory, HUGE_PAGE, bytes))
+        return NULL;
+    (void)madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE); /* advice: also where there are none */
+    return memory;
 }
 
 static void default_release(void *user, void *memory)

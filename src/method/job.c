@@ -162,7 +162,7 @@ static qnt_status load_hessian(struct qnti_job *job)
     size_t n = job->calib->in;
     QNT_TRY(QNTI_NEW(job->ctx, n, &job->dead));
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->hessian));
-    qnti_gram_read(job->calib->hessian, 2.0 / (double)job->calib->tokens, job->hessian);
+    QNT_TRY(qnti_gram_read(job->calib->hessian, 2.0 / (double)job->calib->tokens, job->hessian));
     QNT_TRY(transform_hessian(job, n));
     for (size_t j = 0; j < n; j++)
         if (job->hessian[j * n + j] == 0) {
@@ -248,11 +248,33 @@ cleanup:
     return status;
 }
 
-static void permute_square(const float *m, const uint32_t *order, size_t n, float *out)
+struct permute_task {
+    const float *from;
+    const uint32_t *order;
+    size_t n;
+    float *to;
+};
+
+static qnt_status permute_row(void *arg, size_t i)
 {
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < n; j++)
-            out[i * n + j] = m[order[i] * n + order[j]];
+    const struct permute_task *t = arg;
+    const float *row = t->from + t->order[i] * t->n;
+    for (size_t j = 0; j < t->n; j++)
+        t->to[i * t->n + j] = row[t->order[j]];
+    return QNT_OK;
+}
+
+static qnt_status ordered_hessian(const struct qnti_job *job, size_t n, float **ordered)
+{
+    struct permute_task t = {job->hessian, job->order, n, NULL};
+    qnt_status status;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &t.to));
+    status = qnti_parallel(job->ctx, n, permute_row, &t);
+    if (status != QNT_OK)
+        qnti_free(job->ctx, t.to);
+    else
+        *ordered = t.to;
+    return status;
 }
 
 qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t group_size, double damp)
@@ -267,10 +289,8 @@ qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t g
     QNT_TRY(make_order(job, order, group_size));
     if (!job->factor)
         QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->factor));
-    if (job->order) {
-        QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &ordered));
-        permute_square(job->hessian, job->order, n, ordered);
-    }
+    if (job->order)
+        QNT_TRY(ordered_hessian(job, n, &ordered));
     job->damping = damp;
     status = qnti_inverse_factor(job->ctx, ordered ? ordered : job->hessian, n, &job->damping, job->factor);
     qnti_free(job->ctx, ordered);
@@ -293,8 +313,7 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross)
     if (job->transform)
         return qnti_fail(job->ctx, QNT_UNSUPPORTED, "asymmetric calibration behind a transform is not known");
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, cross));
-    qnti_gram_read(job->calib->cross, 2.0 / (double)job->calib->tokens, *cross);
-    return QNT_OK;
+    return qnti_gram_read(job->calib->cross, 2.0 / (double)job->calib->tokens, *cross);
 }
 
 qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x)

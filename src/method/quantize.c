@@ -168,11 +168,13 @@ struct error_task {
     const struct qnti_job *job;
     const qnt_layer *layer;
     const qnt_qlinear *q;
-    double *sums;               /* [tasks][4]: |D|^2, |W|^2, D H D^T, W H W^T */
+    double *sums;               /* [tasks][2]: |D|^2, |W|^2 */
+    size_t stride;              /* between the rows that the output error is measured on */
+    float *sample;              /* [2 of each of them][in]: D, W; NULL without a Hessian */
 };
 
 /* Each full row costs a product with H: on a wide layer all of them would cost more than the solver. */
-enum { ERROR_ROWS = 64, OUTPUT_ERROR_ROWS = 256 };
+enum { ERROR_ROWS = 64, OUTPUT_ERROR_ROWS = 128 };
 
 static double quadratic(const float *x, const float *xh, size_t n)
 {
@@ -190,18 +192,16 @@ static void clear_dead(const struct qnti_job *job, float *rows, size_t n)
             rows[i] = 0;
 }
 
-/* Moves the rows that the output error is measured on to the front; returns how many. */
-static size_t sampled_rows(const struct error_task *t, size_t first, size_t rows, float *d, float *w)
+/* Puts the rows that the output error is measured on where all of them are multiplied by H at once. */
+static void sample_rows(const struct error_task *t, size_t first, size_t rows, const float *d, const float *w)
 {
-    size_t in = t->q->in, stride = qnti_ceil_div(t->q->out, OUTPUT_ERROR_ROWS), n = 0;
-    for (size_t r = 0; r < rows; r++) {
-        if ((first + r) % stride)
-            continue;
-        memmove(d + n * in, d + r * in, in * sizeof *d);
-        memmove(w + n * in, w + r * in, in * sizeof *w);
-        n++;
-    }
-    return n;
+    size_t in = t->q->in;
+    for (size_t r = 0; t->sample && r < rows; r++)
+        if ((first + r) % t->stride == 0) {
+            float *to = t->sample + 2 * ((first + r) / t->stride) * in;
+            memcpy(to, d + r * in, in * sizeof *d);
+            memcpy(to + in, w + r * in, in * sizeof *w);
+        }
 }
 
 /* |D|^2 and |W|^2 in the original coordinates. */
@@ -227,14 +227,11 @@ static qnt_status error_rows(void *arg, size_t index)
     const struct error_task *t = arg;
     qnt_context *ctx = t->job->ctx;
     size_t in = t->q->in, first = index * ERROR_ROWS, rows = qnti_min(ERROR_ROWS, t->q->out - first);
-    double *sums = t->sums + 4 * index;
-    float *w = NULL, *d = NULL, *product = NULL;
-    struct qnti_gemm g = {.m = rows, .n = in, .k = in, .lda = in, .b = t->job->hessian,
-                          .ldb = in, .ldc = in, .alpha = 1};
+    double *sums = t->sums + 2 * index;
+    float *w = NULL, *d = NULL;
     qnt_status status;
     QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &w));
     QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &d));
-    QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &product));
     QNT_CHECK(qnti_matrix_rows(ctx, t->layer->weight, first, rows, w));
     QNT_CHECK(transform_rows(t->job, w, rows, in)); /* as the Hessian: of the transformed inputs */
     for (size_t r = 0; r < rows; r++)
@@ -248,34 +245,48 @@ static qnt_status error_rows(void *arg, size_t index)
     QNT_CHECK(weight_error(t, d, w, rows, sums));
     clear_dead(t->job, d, rows * in);
     clear_dead(t->job, w, rows * in);
-    g.m = t->job->hessian ? sampled_rows(t, first, rows, d, w) : 0;
-    for (size_t pass = 0; pass < 2; pass++) {
-        g.a = pass ? w : d;
-        g.c = product;
-        qnti_gemm_one(&g);
-        sums[2 + pass] = quadratic(g.a, product, g.m * in);
-    }
+    sample_rows(t, first, rows, d, w);
 cleanup:
     qnti_free(ctx, w);
     qnti_free(ctx, d);
-    qnti_free(ctx, product);
+    return status;
+}
+
+/* D H D^T and W H W^T over the sampled rows, which alternate. */
+static qnt_status output_error(const struct error_task *t, double *total)
+{
+    size_t in = t->q->in, rows = 2 * qnti_ceil_div(t->q->out, t->stride);
+    struct qnti_gemm g = {.m = rows, .n = in, .k = in, .a = t->sample, .lda = in, .b = t->job->hessian, .ldb = in,
+                          .ldc = in, .alpha = 1};
+    qnt_status status;
+    QNT_TRY(QNTI_NEW_RAW(t->job->ctx, rows * in, &g.c));
+    status = qnti_gemm_parallel(t->job->ctx, &g);
+    for (size_t r = 0; status == QNT_OK && r < rows; r++)
+        total[2 + r % 2] += quadratic(t->sample + r * in, g.c + r * in, in);
+    qnti_free(t->job->ctx, g.c);
     return status;
 }
 
 static qnt_status measure_errors(const struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     size_t tasks = qnti_ceil_div(q->out, ERROR_ROWS);
-    struct error_task t = {job, layer, q, NULL};
+    struct error_task t = {job, layer, q, NULL, qnti_ceil_div(q->out, OUTPUT_ERROR_ROWS), NULL};
     double total[4] = {0};
     qnt_status status;
-    QNT_TRY(QNTI_NEW(job->ctx, 4 * tasks, &t.sums));
-    status = qnti_parallel(job->ctx, tasks, error_rows, &t);
-    for (size_t i = 0; i < 4 * tasks; i++)
-        total[i % 4] += t.sums[i];
-    qnti_free(job->ctx, t.sums);
-    q->report.weight_error = total[1] > 0 ? total[0] / total[1] : 0;
     if (job->hessian)
+        QNT_TRY(QNTI_NEW_RAW(job->ctx, 2 * qnti_ceil_div(q->out, t.stride) * q->in, &t.sample));
+    QNT_CHECK(QNTI_NEW(job->ctx, 2 * tasks, &t.sums));
+    QNT_CHECK(qnti_parallel(job->ctx, tasks, error_rows, &t));
+    for (size_t i = 0; i < 2 * tasks; i++)
+        total[i % 2] += t.sums[i];
+    q->report.weight_error = total[1] > 0 ? total[0] / total[1] : 0;
+    if (t.sample)
+        QNT_CHECK(output_error(&t, total));
+    if (t.sample)
         q->report.output_error = total[3] > 0 ? total[2] / total[3] : 0;
+cleanup:
+    qnti_free(job->ctx, t.sums);
+    qnti_free(job->ctx, t.sample);
     return status;
 }
 
