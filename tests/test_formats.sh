@@ -130,6 +130,7 @@ refuses "bits that gptq has not" bits=5 gptq native -- quantize -o "$out/g" --me
 refuses "bits that awq has not" bits=3 awq gptq native -- quantize -o "$out/g" --method rtn --format awq --bits 3
 refuses "one scale for a tensor" per_tensor gptq native -- quantize -o "$out/g" --method rtn --format gptq --set per_tensor=true
 refuses "groups that divide nothing" awq "no quantized layer" groups -- quantize -o "$out/g" --method rtn --format awq --group-size 100
+refuses "groups that differ from layer to layer" "one group size" down_proj gptq native -- quantize -o "$out/g" --method rtn --format awq --group-size 64 --layer '*.down_proj.weight:group_size=32'
 refuses "an output type" --output-type gptq gguf -- quantize -o "$out/g" --method rtn --format gptq --output-type q8_0
 check "a GGUF" quantize -o "$work/f16.gguf" --method none --format gguf:f16
 refuses "a GGUF as a source of a folder" "needs a folder" awq -- "$quant" quantize "$work/f16.gguf" -o "$out/g" --method rtn --format awq

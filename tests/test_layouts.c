@@ -581,6 +581,32 @@ static void test_preferred(void **state)
     qnt_context_destroy(ctx);
 }
 
+/* Version 1 stores zeros less 1: weights that are all positive get a zero of 1, and their codes follow. */
+static void test_least_zero(void **state)
+{
+    static const char *const recipes[] = {"rtn:sym=false,bits=4", "rtn:sym=false,include_zero=false",
+                                          "gptq:sym=false,mse=true", "awq:sym=false"};
+    qnt_context *ctx = context_of(1);
+    float *w = random_floats(32 * 256, 1, 1), *x = random_tokens(300, 256, 2);
+    (void)state;
+    for (size_t i = 0; i < 32 * 256; i++)
+        w[i] = fabsf(w[i]);
+    for (size_t i = 0; i < COUNT(recipes); i++) {
+        struct packed p;
+        qnt_qlinear *q;
+        assert_ok(ctx, quantize_with(ctx, recipes[i], "gptq:v1", qnt_matrix_f32(w, 32, 256), x, NULL, 300, &q));
+        for (size_t k = 0; k < q->segments[0].weight->offset->rows * q->segments[0].weight->offset->cols; k++)
+            assert_true(q->segments[0].weight->offset->value[k] >= 1);
+        assert_true(q->report.weight_error < 0.02);
+        pack(ctx, q, "gptq:v1", &p);
+        free(p.buffer);
+        qnt_qlinear_destroy(q);
+    }
+    free(w);
+    free(x);
+    qnt_context_destroy(ctx);
+}
+
 /* Groups along the order of processing go where they can be held; elsewhere they stay those of the columns. */
 static void test_act_order(void **state)
 {
@@ -668,7 +694,8 @@ int main(void)
         cmocka_unit_test(test_group_index),     cmocka_unit_test(test_highest_zero), cmocka_unit_test(test_bias),
         cmocka_unit_test(test_refusals),        cmocka_unit_test(test_parts_beside), cmocka_unit_test(test_damage),
         cmocka_unit_test(test_bad_index),       cmocka_unit_test(test_no_index),     cmocka_unit_test(test_preferred),
-        cmocka_unit_test(test_act_order),       cmocka_unit_test(test_recipes),      cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_least_zero),      cmocka_unit_test(test_act_order),
+        cmocka_unit_test(test_recipes),         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

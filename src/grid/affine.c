@@ -73,7 +73,7 @@ static struct affine affine_of(const struct qnti_grid *grid, struct range range)
     }
     if (!grid->sym && !grid->include_zero) {
         a.scale = isinf(range.hi - range.lo) ? step(range, top) : fmaxf(range.hi - range.lo, LEAST_RANGE) / top;
-        a.zero = fminf(fmaxf(-rintf(range.lo / a.scale), 0), top);
+        a.zero = fminf(fmaxf(-rintf(range.lo / a.scale), (float)grid->least_zero), top);
         return a;
     }
     a.scale = step(range, top);
@@ -82,7 +82,7 @@ static struct affine affine_of(const struct qnti_grid *grid, struct range range)
         range.hi = 1;
         a.scale = step(range, top);
     }
-    a.zero = grid->sym ? middle : rintf(-range.lo / a.scale);
+    a.zero = grid->sym ? middle : fmaxf(rintf(-range.lo / a.scale), (float)grid->least_zero);
     return a;
 }
 

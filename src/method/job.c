@@ -29,6 +29,7 @@ qnt_status qnti_job_grid(struct qnti_job *job, const void *params, struct qnti_g
     grid->constant_offset = p->sym;
     grid->offset = p->sym ? (float)(1u << (p->bits - 1)) : 0;
     grid->integer_offset = !p->sym;
+    grid->least_zero = job->layout && job->layout->limits ? job->layout->limits->least_zero : 0;
     grid->search = p->mse;
     grid->search_norm = (float)p->mse_norm;
     grid->search_grid = p->mse_grid;

@@ -16,7 +16,7 @@ struct smoothquant_params {
     struct qnti_affine_params affine;    /* bits, per_tensor */
     double alpha;
     int act_bits, act_granularity, level;
-    bool act_static, guard_dead;
+    bool act_static, guard_dead, smooth_linears;
 };
 
 enum { BY_TOKEN, BY_TENSOR };
@@ -51,6 +51,8 @@ static qnt_status smoothquant_transform(struct qnti_job *job, const qnt_layer *l
     size_t in = layers[0].weight.cols;
     float *a = NULL, *w = NULL;
     qnt_status status;
+    if (job->producer && job->producer->cols > 1 && !p->smooth_linears)
+        return QNT_OK; /* the paper smooths behind norms only */
     QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &a));
     QNT_CHECK(QNTI_NEW(job->ctx, in, &w));
     status = qnti_job_magnitudes(job, a, NULL);
@@ -143,6 +145,7 @@ static const struct qnti_param rows[] = {
     ROW(level, ENUM, 0, 0, 3, "none|O1|O2|O3", "the paper's levels; override the three before"),
     ROW(guard_dead, BOOL, 0, 0, 1, NULL,
         "scale 1 for channels without activations or weights, 1/1024 to 1024 for others"),
+    ROW(smooth_linears, BOOL, 0, 0, 1, NULL, "also inputs that a linear makes (of o and down), not only those of norms"),
 };
 
 const struct qnti_method qnti_method_smoothquant = {

@@ -25,9 +25,9 @@
 #define WIDTHS_2348 (1u << 2 | 1u << 3 | 1u << 4 | 1u << 8)
 
 /* Words of 32 bits hold whole runs of codes, along the columns and, for zeros, along the rows. */
-static const struct qnti_affine_limits gptq_v1 = {WIDTHS_2348, 1, true, 32, 32};
-static const struct qnti_affine_limits gptq_v2 = {WIDTHS_2348, 0, true, 32, 32};
-static const struct qnti_affine_limits awq = {1u << 4, 0, false, 1, 8};
+static const struct qnti_affine_limits gptq_v1 = {WIDTHS_2348, 1, true, false, 32, 32};
+static const struct qnti_affine_limits gptq_v2 = {WIDTHS_2348, 0, true, false, 32, 32};
+static const struct qnti_affine_limits awq = {1u << 4, 0, false, true, 1, 8};
 
 #define FLOATS(type, words, scales)                                                                                    \
     {                                                                                                                  \

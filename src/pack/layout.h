@@ -19,6 +19,7 @@ struct qnti_affine_limits {
     unsigned widths;                     /* bit b: codes of b bits */
     unsigned least_zero;                 /* a zero lies in least_zero .. least_zero + 2^bits - 1 */
     bool short_group;                    /* a last group that is shorter */
+    bool one_group;                      /* a model's layers have one group size */
     size_t in_multiple, out_multiple;
 };
 

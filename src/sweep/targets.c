@@ -214,6 +214,28 @@ static qnt_status check_some_fit(const struct qnt_plan *plan)
                      misfit->note);
 }
 
+/* Where the format has one group size for all layers, recipes that ask for several are refused before they are run. */
+static qnt_status check_groups_alike(const struct qnt_plan *plan)
+{
+    const struct qnti_target *first = NULL;
+    double usual = 0;
+    for (size_t i = 0; i < plan->job.count; i++) {
+        const struct qnti_target *t = &plan->job.targets[i];
+        const struct qnti_layout *layout = plan->recipes[i] ? qnti_layout_find(plan->ctx, t->layout) : NULL;
+        double group;
+        if (!layout || !layout->limits || !layout->limits->one_group)
+            continue;
+        group = qnti_recipe_number(qnti_recipe_weights(plan->recipes[i]), "group_size", 0);
+        if (first && group != usual)
+            return qnti_fail(plan->ctx, QNT_INVALID,
+                             "format %s has one group size for all layers: %s has %g, %s has %g; gptq and native can "
+                             "hold both", layout->name, first->source->name, usual, t->source->name, group);
+        first = first ? first : t;
+        usual = group;
+    }
+    return QNT_OK;
+}
+
 qnt_status qnti_targets_recipes(struct qnt_plan *plan)
 {
     size_t *used;
@@ -229,5 +251,7 @@ qnt_status qnti_targets_recipes(struct qnt_plan *plan)
             status = qnti_fail(plan->ctx, QNT_INVALID, "--layer \"%s\" matches no layer that is quantized",
                                plan->options.layers[i]);
     qnti_free(plan->ctx, used);
-    return status == QNT_OK ? check_some_fit(plan) : status;
+    QNT_TRY(status);
+    QNT_TRY(check_some_fit(plan));
+    return check_groups_alike(plan);
 }
