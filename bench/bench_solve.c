@@ -7,8 +7,8 @@
  * run in turn with what it is compared with; of each the fastest run counts.
  * `gptq` is qnt_quantize (4 bits, groups of 128, 2048 tokens): factor, solver,
  * codes, report; the Hessian is measured before. Parts: the factor, error
- * feedback, and for q4_0 blocks a refit of scales and two passes of descent
- * behind error feedback.
+ * feedback, and behind it for q4_0 blocks two passes of descent, on the codes
+ * or on scales too.
  */
 #include <cblas.h>
 #include <string.h>
@@ -50,8 +50,8 @@ static void run_gptq(struct bench *s)
 
 static void run_factor(struct bench *s)
 {
-    double damp = 0.01;
-    bench_check(s->ctx, qnti_inverse_factor(s->ctx, s->h, s->n, &damp, s->u));
+    struct qnti_damping damping = {.share = 0.01};
+    bench_check(s->ctx, qnti_inverse_factor(s->ctx, s->h, s->n, &damping, s->u));
 }
 
 static void feed_back(struct bench *s, struct qnti_numbers *q, bool fixed)
@@ -65,14 +65,14 @@ static void run_feedback(struct bench *s)
     feed_back(s, s->q, false);
 }
 
-static void run_refit(struct bench *s)
-{
-    bench_check(s->ctx, qnti_refit_scales(s->ctx, s->w, s->h, s->q));
-}
-
 static void run_descent(struct bench *s)
 {
-    bench_check(s->ctx, qnti_descend(s->ctx, s->w, s->h, 2, s->q));
+    bench_check(s->ctx, qnti_descend(s->ctx, s->w, s->h, 2, false, s->q));
+}
+
+static void run_refit(struct bench *s)
+{
+    bench_check(s->ctx, qnti_descend(s->ctx, s->w, s->h, 2, true, s->q));
 }
 
 static void numbers_of(struct bench *s, const struct qnti_grid *grid)
@@ -107,12 +107,6 @@ static void prepare_blocks(struct bench *s)
     feed_back(s, s->start, true);
 }
 
-static void prepare_descent(struct bench *s)
-{
-    prepare_blocks(s);
-    bench_check(s->ctx, qnti_refit_scales(s->ctx, s->w, s->h, s->start));
-}
-
 static const struct part {
     const char *name;
     void (*prepare)(struct bench *s);
@@ -121,8 +115,8 @@ static const struct part {
     {"gptq", NULL, run_gptq},
     {"factor", NULL, run_factor},
     {"feedback", prepare_affine, run_feedback},
+    {"descent_q4_0", prepare_blocks, run_descent},
     {"refit_q4_0", prepare_blocks, run_refit},
-    {"descent_q4_0", prepare_descent, run_descent},
 };
 
 static double time_of(struct bench *s, void (*run)(struct bench *))

@@ -161,6 +161,36 @@ static void folded_or_kept(void **state)
     }
 }
 
+/* SmoothQuant leaves what a linear makes as it is, unless it is asked to smooth that too. */
+static void smoothed_linears(void **state)
+{
+    static const char *const recipes[] = {"smoothquant", "smoothquant:smooth_linears=true"};
+    (void)state;
+    for (size_t i = 0; i < COUNT(recipes); i++) {
+        float *w = random_floats(OUT * IN, 41, 0.5f), *x = random_tokens(TOKENS, IN, 43), made[IN * WIDTH];
+        qnt_producer producer = {.weight = made, .rows = IN, .cols = WIDTH};
+        qnt_recipe *recipe = recipe_of(ctx, recipes[i]);
+        bool changed = false;
+        qnt_calib *calib;
+        qnt_qlinear *q;
+        for (size_t k = 0; k < IN * WIDTH; k++)
+            made[k] = 1;
+        assert_ok(ctx, qnt_calib_create(ctx, recipe, IN, &calib));
+        assert_ok(ctx, qnt_calib_add(calib, qnt_matrix_f32(x, TOKENS, IN)));
+        qnt_layer layer = {.weight = qnt_matrix_f32(w, OUT, IN), .calib = calib};
+        assert_ok(ctx, qnt_quantize_site(ctx, recipe, &(qnt_site){.layers = &layer, .count = 1, .producer = &producer},
+                                         &q));
+        for (size_t k = 0; k < IN * WIDTH; k++)
+            changed |= made[k] != 1;
+        assert_int_equal(changed, i == 1);
+        assert_null(q->transform.scale);
+        qnt_qlinear_destroy(q);
+        qnt_calib_destroy(calib);
+        qnt_recipe_destroy(recipe);
+        free(w), free(x);
+    }
+}
+
 /* A layout without run-time parts: quantizers that come by default are left out, asked for they are an error. */
 static void left_out(void **state)
 {
@@ -218,6 +248,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(tied_rows, setup, teardown),
         cmocka_unit_test_setup_teardown(what_does_not_fold, setup, teardown),
         cmocka_unit_test_setup_teardown(folded_or_kept, setup, teardown),
+        cmocka_unit_test_setup_teardown(smoothed_linears, setup, teardown),
         cmocka_unit_test_setup_teardown(left_out, setup, teardown),
         cmocka_unit_test_setup_teardown(columns_of_a_batch, setup, teardown),
     };

@@ -24,13 +24,25 @@ double qnti_mean_diagonal(const float *h, size_t n)
     return n ? sum / (double)n : 0;
 }
 
-/* The upper triangle of H + add I, zero below. */
-static void load_damped(const float *h, size_t n, double add, float *u)
+static double damped(const float *h, size_t n, size_t i, struct qnti_damping d, double mean)
+{
+    return (double)h[i * n + i] / (1 - d.shrinkage) + d.share * mean;
+}
+
+void qnti_damped_diagonal(const float *h, size_t n, struct qnti_damping damping, float *diagonal)
+{
+    double mean = qnti_mean_diagonal(h, n);
+    for (size_t i = 0; i < n; i++)
+        diagonal[i] = (float)damped(h, n, i, damping, mean);
+}
+
+/* The upper triangle of the damped H, zero below. */
+static void load_damped(const float *h, size_t n, struct qnti_damping d, double mean, float *u)
 {
     for (size_t i = 0; i < n; i++) {
         memset(u + i * n, 0, i * sizeof *u);
         memcpy(u + i * n + i, h + i * n + i, (n - i) * sizeof *u);
-        u[i * n + i] = (float)((double)u[i * n + i] + add);
+        u[i * n + i] = (float)damped(h, n, i, d, mean);
     }
 }
 
@@ -43,9 +55,10 @@ static bool diagonal_is_sound(const float *u, size_t n)
     return true;
 }
 
-static qnt_status factor_f32(qnt_context *ctx, const float *h, size_t n, double add, float *u, bool *ok)
+static qnt_status factor_f32(qnt_context *ctx, const float *h, size_t n, struct qnti_damping d, double mean, float *u,
+                             bool *ok)
 {
-    load_damped(h, n, add, u);
+    load_damped(h, n, d, mean, u);
     QNT_TRY(qnti_cholesky(ctx, u, n, ok));
     *ok = *ok && diagonal_is_sound(u, n);
     if (*ok)
@@ -54,7 +67,8 @@ static qnt_status factor_f32(qnt_context *ctx, const float *h, size_t n, double 
     return QNT_OK;
 }
 
-static qnt_status factor_f64(qnt_context *ctx, const float *h, size_t n, double add, float *u, bool *ok)
+static qnt_status factor_f64(qnt_context *ctx, const float *h, size_t n, struct qnti_damping d, double mean, float *u,
+                             bool *ok)
 {
     lapack_int order = (lapack_int)n;
     double *a;
@@ -62,7 +76,7 @@ static qnt_status factor_f64(qnt_context *ctx, const float *h, size_t n, double 
     for (size_t i = 0; i < n * n; i++)
         a[i] = (double)h[n * n - 1 - i];
     for (size_t i = 0; i < n; i++)
-        a[i * n + i] += add;
+        a[i * n + i] = damped(h, n, n - 1 - i, d, mean);
     *ok = LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', order, a, order) == 0 &&
           LAPACKE_dtrtri_work(LAPACK_COL_MAJOR, 'U', 'N', order, a, order) == 0;
     for (size_t i = 0; *ok && i < n; i++)
@@ -73,29 +87,25 @@ static qnt_status factor_f64(qnt_context *ctx, const float *h, size_t n, double 
     return QNT_OK;
 }
 
-qnt_status qnti_inverse_factor(qnt_context *ctx, const float *h, size_t n, double *damp, float *u)
+qnt_status qnti_inverse_factor(qnt_context *ctx, const float *h, size_t n, struct qnti_damping *damping, float *u)
 {
-    double mean = qnti_mean_diagonal(h, n), d = *damp;
+    struct qnti_damping d = *damping;
+    double mean = qnti_mean_diagonal(h, n);
     bool ok = false;
     if (!(mean > 0) || !isfinite(mean))
         return qnti_fail(ctx, QNT_SINGULAR, "mean of the Hessian's diagonal is %g", mean);
     for (;;) {
         QNT_TRY(qnti_cancelled(ctx));
-        QNT_TRY(factor_f32(ctx, h, n, d * mean, u, &ok));
-        if (ok || d >= MOST)
+        QNT_TRY(factor_f32(ctx, h, n, d, mean, u, &ok));
+        if (ok || d.share >= MOST)
             break;
-        d = d < FIRST_RAISE ? FIRST_RAISE : fmin(d + RAISE, MOST);
+        d.share = d.share < FIRST_RAISE ? FIRST_RAISE : fmin(d.share + RAISE, MOST);
     }
     if (!ok)
-        QNT_TRY(factor_f64(ctx, h, n, d * mean, u, &ok));
+        QNT_TRY(factor_f64(ctx, h, n, d, mean, u, &ok));
     if (!ok)
-        return qnti_fail(ctx, QNT_SINGULAR, "a Hessian of order %zu has no Cholesky factor even with damping %g", n, d);
-    *damp = d;
+        return qnti_fail(ctx, QNT_SINGULAR, "a Hessian of order %zu has no Cholesky factor even with damping %g", n,
+                         d.share);
+    *damping = d;
     return QNT_OK;
-}
-
-bool qnti_solve_spd(double *a, double *b, size_t n)
-{
-    lapack_int order = (lapack_int)n;
-    return LAPACKE_dposv_work(LAPACK_COL_MAJOR, 'U', order, 1, a, order, b, order) == 0;
 }

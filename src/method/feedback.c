@@ -74,12 +74,12 @@ qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedbac
     float *pull = NULL;
     qnt_status status;
     order = order_of(job, p, &grid);
-    status = qnti_job_factor(job, order, qnti_grid_span(&grid, q->in), p->damp);
+    status = qnti_job_factor(job, order, qnti_grid_span(&grid, q->in), p->damping);
     if (status == QNT_NOT_FOUND || status == QNT_SINGULAR)
         return qnti_fall_back(job, &grid, q, qnt_context_message(job->ctx));
     QNT_TRY(status);
-    if (job->damping != p->damp)
-        QNT_TRY(qnti_qlinear_warn(q, "damping raised from %g to %g", p->damp, job->damping));
+    if (job->damping.share != p->damping.share)
+        QNT_TRY(qnti_qlinear_warn(q, "damping raised from %g to %g", p->damping.share, job->damping.share));
     if (order == QNTI_ORDER_ACT && !p->static_groups && grid.map.cols && grid.map.rows == 1)
         QNT_CHECK(group_along_order(job, &grid, &index));
     if (p->asymmetric)

@@ -7,7 +7,7 @@
 #include "method/method.h"
 
 struct qnti_feedback_params {
-    double damp;
+    struct qnti_damping damping;
     int block_size;
     bool act_order, static_groups, act_group_aware, asymmetric;
     double alpha;
@@ -18,8 +18,7 @@ struct qnti_feedback_params {
         #name, QNTI_PARAM_##kind, offsetof(type, member.name), value, least, greatest, NULL, help                      \
     }
 #define QNTI_FEEDBACK_ROWS(type, member)                                                                               \
-    QNTI_FEEDBACK_ROW(type, member, damp, FLOAT, 0.01, 0, 100,                                                         \
-                      "share of the Hessian's mean diagonal that is added to it"),                                     \
+    QNTI_DAMPING_ROWS(type, member.damping),                                                                           \
         QNTI_FEEDBACK_ROW(type, member, block_size, INT, 128, 1, 1 << 20, "columns between updates of the rest"),      \
         QNTI_FEEDBACK_ROW(type, member, act_order, BOOL, 0, 0, 1, "columns by falling diagonal of the Hessian"),       \
         QNTI_FEEDBACK_ROW(type, member, static_groups, BOOL, 0, 0, 1,                                                  \

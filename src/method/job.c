@@ -278,13 +278,15 @@ static qnt_status ordered_hessian(const struct qnti_job *job, size_t n, float **
     return status;
 }
 
-qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t group_size, double damp)
+qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t group_size,
+                           struct qnti_damping damping)
 {
     size_t n;
     float *ordered = NULL;
     qnt_status status;
     QNT_TRY(qnti_job_hessian(job));
-    if (job->factor && job->factor_order == (int)order && job->factor_group == group_size && job->factor_damp == damp)
+    if (job->factor && job->factor_order == (int)order && job->factor_group == group_size &&
+        job->factor_damping.share == damping.share && job->factor_damping.shrinkage == damping.shrinkage)
         return QNT_OK;
     n = job->calib->in;
     QNT_TRY(make_order(job, order, group_size));
@@ -292,7 +294,7 @@ qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t g
         QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->factor));
     if (job->order)
         QNT_TRY(ordered_hessian(job, n, &ordered));
-    job->damping = damp;
+    job->damping = damping;
     status = qnti_inverse_factor(job->ctx, ordered ? ordered : job->hessian, n, &job->damping, job->factor);
     qnti_free(job->ctx, ordered);
     if (status != QNT_OK) {
@@ -302,7 +304,7 @@ qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t g
     }
     job->factor_order = (int)order;
     job->factor_group = group_size;
-    job->factor_damp = damp;
+    job->factor_damping = damping;
     return QNT_OK;
 }
 

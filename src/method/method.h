@@ -9,6 +9,7 @@
 #define QNTI_METHOD_H
 
 #include "calib/calib.h"
+#include "linalg/factor.h"
 #include "method/param.h"
 #include "pack/layout.h"
 #include "qlinear/qlinear.h"
@@ -44,8 +45,8 @@ struct qnti_method {
     struct qnti_stage_functions stages[QNTI_STAGES];
     /* A stage that these parameters switch off is not offered; NULL: all of them are always on. */
     bool (*offers)(const void *params, enum qnti_stage stage);
-    /* Damping of the error feedback that the weights stage rounds with; NULL or negative: it uses none. */
-    double (*feedback)(const void *params);
+    /* Whether the weights stage rounds with error feedback, and its damping; NULL: it does not. */
+    bool (*feedback)(const void *params, struct qnti_damping *damping);
     /* Bits a weight of a layer of that width, where `bits`, `group_size` and `sym` do not say it; may be NULL. */
     double (*bits)(const void *params, size_t in);
     /* The grid on which the weights stage chooses codes, a format's too; NULL: the method has one of its own. */
@@ -88,6 +89,15 @@ struct qnti_affine_params {
             "how far the range shrinks at most"                                                                        \
     }
 
+/* Parameters of every method that inverts or descends on a Hessian: a struct qnti_damping. */
+#define QNTI_DAMPING_ROWS(type, member)                                                                                \
+    {"damp", QNTI_PARAM_FLOAT, offsetof(type, member.share), 0.01, 0, 100, NULL,                                       \
+     "share of the Hessian's mean diagonal that is added to it"},                                                      \
+    {                                                                                                                  \
+        "shrinkage", QNTI_PARAM_FLOAT, offsetof(type, member.shrinkage), 0, 0, 0.99, NULL,                             \
+            "share by which the Hessian's correlations between channels are shrunk"                                    \
+    }
+
 /* What one call of qnt_quantize_site works with. */
 struct qnti_job {
     qnt_context *ctx;
@@ -109,7 +119,8 @@ struct qnti_job {
     size_t dead_count;
     uint32_t *order;                     /* [in] position -> column, or NULL: natural */
     float *factor;                       /* (in, in) U of the ordered Hessian; NULL until asked for */
-    double factor_damp, damping;         /* what was asked for; what was added */
+    struct qnti_damping factor_damping;  /* what was asked for, */
+    struct qnti_damping damping;         /* and what was taken */
     int factor_order;                    /* enum qnti_order of the factor */
     size_t factor_group;
 };
@@ -143,7 +154,8 @@ qnt_status qnti_job_hessian(struct qnti_job *job);
  */
 qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform *transform);
 /* Order of columns and factor of the damped inverse Hessian in that order, kept for the other layers of the site. */
-qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t group_size, double damp);
+qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t group_size,
+                           struct qnti_damping damping);
 /* (in, in) of sum (x_fp - x) x^T * 2 / tokens in natural order; to be freed. */
 qnt_status qnti_job_cross(struct qnti_job *job, float **cross);
 /* Sets the weight's dead columns to 0. */

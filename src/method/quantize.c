@@ -303,7 +303,7 @@ static qnt_status fill_report(const struct qnti_job *job, const qnt_layer *layer
 {
     QNT_TRY(measure_errors(job, layer, q));
     q->report.bits_per_weight = qnti_qlinear_bits(q);
-    q->report.damping = job->factor ? job->damping : 0;
+    q->report.damping = job->factor ? job->damping.share : 0;
     q->report.dead_columns = job->dead_count;
     if (!job->calib)
         return QNT_OK;

@@ -88,10 +88,10 @@ static qnt_status load_unit(struct qnti_search *s)
     return job->unit->forward(job->unit, job->samples, job->sample_count, job->sequence, NULL, s->reference);
 }
 
-static qnt_status load_left(struct qnti_search *s, double damp)
+static qnt_status load_left(struct qnti_search *s, struct qnti_damping damping)
 {
     struct qnti_job *job = s->job;
-    QNT_TRY(qnti_job_factor(job, QNTI_ORDER_NATURAL, 0, damp));
+    QNT_TRY(qnti_job_factor(job, QNTI_ORDER_NATURAL, 0, damping));
     QNT_TRY(QNTI_NEW_RAW(job->ctx, s->in, &s->left));
     for (size_t j = 0; j < s->in; j++) {
         float u = job->factor[j * s->in + j];
@@ -104,8 +104,9 @@ static qnt_status load_left(struct qnti_search *s, double damp)
 static qnt_status load_linear(struct qnti_search *s)
 {
     const struct qnti_recipe_step *weights = s->job->weights;
-    double damp = weights->method->feedback ? weights->method->feedback(weights->params) : -1;
-    qnt_status status = damp >= 0 ? load_left(s, damp) : qnti_job_hessian(s->job);
+    struct qnti_damping damping;
+    bool fed_back = weights->method->feedback && weights->method->feedback(weights->params, &damping);
+    qnt_status status = fed_back ? load_left(s, damping) : qnti_job_hessian(s->job);
     return status == QNT_SINGULAR ? qnti_job_hessian(s->job) : status; /* the weights stage will round to nearest too */
 }
 

@@ -173,10 +173,11 @@ static bool awq_offers(const void *params, enum qnti_stage stage)
     return stage != QNTI_STAGE_TRANSFORM || p->scale_search;
 }
 
-static double awq_feedback(const void *params)
+static bool awq_feedback(const void *params, struct qnti_damping *damping)
 {
     const struct awq_params *p = params;
-    return p->rounding == ROUND_GPTQ ? p->feedback.damp : -1;
+    *damping = p->feedback.damping;
+    return p->rounding == ROUND_GPTQ;
 }
 
 static unsigned awq_needs(const void *params)

@@ -27,19 +27,20 @@ static qnt_status gptq_correct(struct qnti_job *job, const qnt_layer *layer, qnt
 {
     const struct gptq_params *p = job->params;
     (void)layer;
-    return qnti_refine(job, &p->refine, p->feedback.damp, q);
+    return qnti_refine(job, &p->refine, p->feedback.damping, q);
 }
 
 static bool gptq_offers(const void *params, enum qnti_stage stage)
 {
     const struct gptq_params *p = params;
-    return stage != QNTI_STAGE_CORRECT || p->refine.refine_passes > 0 || p->refine.refit_scales;
+    return stage != QNTI_STAGE_CORRECT || p->refine.refine_passes > 0;
 }
 
-static double gptq_feedback(const void *params)
+static bool gptq_feedback(const void *params, struct qnti_damping *damping)
 {
     const struct gptq_params *p = params;
-    return p->feedback.damp;
+    *damping = p->feedback.damping;
+    return true;
 }
 
 static unsigned gptq_needs(const void *params)

@@ -1,9 +1,9 @@
 /*
- * refine.c - coordinate descent on codes, least-squares scales, behind any method.
+ * refine.c - coordinate descent on codes and scales, behind any method.
  *
  * Each pass rounds every column to its best value with all others fixed, under
- * the damped Hessian; refit_scales first solves each row's scales with codes
- * fixed (gptq.md, "Beyond the paper"). The format does not change.
+ * the damped Hessian; with refit_scales it moves each group's scale likewise
+ * (gptq.md, "Beyond the paper"). The format does not change.
  */
 #include "methods/refine.h"
 
@@ -18,11 +18,20 @@ static void accept_dead(struct qnti_job *job, const struct qnti_numbers *q)
             qnti_numbers_values(q, r, j, 1, job->weight + r * q->cols + j);
 }
 
-qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p, double damp, qnt_qlinear *q)
+static void exchange_diagonal(float *h, size_t n, float *diagonal)
+{
+    for (size_t j = 0; j < n; j++) {
+        float own = h[j * n + j];
+        h[j * n + j] = diagonal[j];
+        diagonal[j] = own;
+    }
+}
+
+qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p, struct qnti_damping damping,
+                       qnt_qlinear *q)
 {
     size_t in = q->in;
-    double add;
-    float *h, *diagonal;
+    float *h, *damped;
     qnt_status status = qnti_job_hessian(job);
     if (status == QNT_NOT_FOUND)
         return qnti_qlinear_warn(q, "not refined: %s", qnt_context_message(job->ctx));
@@ -33,34 +42,25 @@ qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p,
         QNT_TRY(qnti_qlinear_warn(q, "scales not refitted: they are quantized themselves or shared by rows"));
     accept_dead(job, q->segments[0].weight);
     h = job->hessian;
-    add = damp * qnti_mean_diagonal(h, in);
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, in, &diagonal));
-    for (size_t j = 0; j < in; j++) {
-        diagonal[j] = h[j * in + j];
-        h[j * in + j] += (float)add;
-    }
-    for (int round = 0; status == QNT_OK && round < (p->refit_scales ? p->refit_rounds : 1); round++) {
-        if (p->refit_scales)
-            status = qnti_refit_scales(job->ctx, job->weight, h, q->segments[0].weight);
-        if (status == QNT_OK)
-            status = qnti_descend(job->ctx, job->weight, h, (size_t)p->refine_passes, q->segments[0].weight);
-    }
-    for (size_t j = 0; j < in; j++)
-        h[j * in + j] = diagonal[j];
-    qnti_free(job->ctx, diagonal);
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, in, &damped));
+    qnti_damped_diagonal(h, in, damping, damped);
+    exchange_diagonal(h, in, damped);
+    status = qnti_descend(job->ctx, job->weight, h, (size_t)p->refine_passes, p->refit_scales, q->segments[0].weight);
+    exchange_diagonal(h, in, damped);
+    qnti_free(job->ctx, damped);
     return status;
 }
 
 struct refine_params {
     struct qnti_refine_params refine;
-    double damp;
+    struct qnti_damping damping;
 };
 
 static qnt_status refine_correct(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     const struct refine_params *p = job->params;
     (void)layer;
-    return qnti_refine(job, &p->refine, p->damp, q);
+    return qnti_refine(job, &p->refine, p->damping, q);
 }
 
 static unsigned refine_needs(const void *params)
@@ -71,13 +71,12 @@ static unsigned refine_needs(const void *params)
 
 static const struct qnti_param rows[] = {
     QNTI_REFINE_ROWS(struct refine_params, refine, 3),
-    {"damp", QNTI_PARAM_FLOAT, offsetof(struct refine_params, damp), 0.01, 0, 100, NULL,
-     "share of the Hessian's mean diagonal that is added to it"},
+    QNTI_DAMPING_ROWS(struct refine_params, damping),
 };
 
 const struct qnti_method qnti_method_refine = {
     .name = "refine",
-    .title = "coordinate descent and least-squares scales behind another method",
+    .title = "coordinate descent on codes and scales behind another method",
     .reference = "cyclic coordinate descent on the layer's quadratic error",
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct refine_params)},

@@ -20,7 +20,7 @@
  * calibration texts (README, "Defaults for GGUF").
  */
 #define SUPER_BLOCKS "damp=0.3,act_order=true,static_groups=true,refine_passes=2,awq_objective=linear"
-#define BLOCKS SUPER_BLOCKS ",refit_scales=true,refit_rounds=2"
+#define BLOCKS SUPER_BLOCKS ",refit_scales=true"
 
 #define WIDTHS_2348 (1u << 2 | 1u << 3 | 1u << 4 | 1u << 8)
 

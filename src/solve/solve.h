@@ -1,5 +1,5 @@
 /*
- * solve.h - how codes are chosen on a grid: nearest, error feedback, coordinate descent, refitted scales.
+ * solve.h - how codes are chosen on a grid: nearest, error feedback, coordinate descent.
  *
  * Solvers take plain views: weights W (rows, cols) f32, numbers Q on a grid,
  * a Hessian H (cols, cols) or the factor U of its inverse. Rows never
@@ -59,11 +59,10 @@ struct qnti_feedback {
 };
 qnt_status qnti_error_feedback(qnt_context *ctx, const struct qnti_feedback *f, struct qnti_numbers *q);
 
-/* --- descent.c: cyclic coordinate descent on the codes, grids fixed; never worse under H. --- */
-qnt_status qnti_descend(qnt_context *ctx, const float *w, const float *h, size_t passes, struct qnti_numbers *q);
-
-/* --- refit.c: with codes fixed, each row's best scales (and minima) under H; rows where that fails keep theirs. --- */
+/* --- descent.c: cyclic coordinate descent on the codes and, where wanted, scales (and minima); never worse under H. --- */
+qnt_status qnti_descend(qnt_context *ctx, const float *w, const float *h, size_t passes, bool scales,
+                        struct qnti_numbers *q);
+/* Whether scales of such a grid can move: plain numbers, of groups within a row. */
 bool qnti_can_refit(const struct qnti_grid *grid);
-qnt_status qnti_refit_scales(qnt_context *ctx, const float *w, const float *h, struct qnti_numbers *q);
 
 #endif
