@@ -125,6 +125,18 @@ check "a GPTQ folder to floats" "$quant" quantize "$work/packed" -o "$out/g.gguf
 near "its F32 is the model" "$out/g.gguf" "$(limit 4)"
 clear_out
 
+echo "# one layer"
+layer=$(dirname "$0")/golden/layer/medium.safetensors
+for format in gptq gptq:v1 gptq:v2 awq; do
+    check "a layer as $format" "$quant" layer "$layer" -o "$work/l.safetensors" --method rtn --format $format --group-size 32
+    has "a layer as $format has its tensors" "$work/l.safetensors" packed.qweight packed.qzeros packed.scales
+done
+check "a layer as blocks" "$quant" layer "$layer" -o "$work/l.safetensors" --method rtn --format gguf:q4_0
+has "a layer as blocks has them" "$work/l.safetensors" '"packed"'
+check "a layer as native" "$quant" layer "$layer" -o "$work/l.safetensors" --method rtn --format native
+! grep -q packed "$work/l.safetensors"
+verdict $? "a layer as native has nothing packed"
+
 echo "# refusals"
 refuses "bits that gptq has not" bits=5 gptq native -- quantize -o "$out/g" --method rtn --format gptq --bits 5
 refuses "bits that awq has not" bits=3 awq gptq native -- quantize -o "$out/g" --method rtn --format awq --bits 3

@@ -3,7 +3,9 @@
  *
  * In: weight (out, in); optional bias, input (tokens, in), input_fp (the same
  * tokens in the unquantized model), importance (in). Out: dequantized, output
- * on the input, every part the method left, packed blocks for a gguf format.
+ * on the input, every part the method left; packed, as the format's files hold
+ * it, for a format with a layout for one layer: packed for rows of blocks,
+ * packed.qweight and so on where there are several tensors.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -46,6 +48,7 @@ struct layer_run {
     qnt_tensor *tensors;         /* [tensor_count] what is written */
     size_t part_count, tensor_count;
     void *dequantized, *output, *packed;
+    char packed_names[QNT_MOST_PACKED_TENSORS][32];
     uint8_t *kept;               /* [in] columns that this batch keeps out */
     int32_t *columns;            /* their numbers */
 };
@@ -129,8 +132,9 @@ static int quantize(struct layer_run *run)
 static void add_tensor(struct layer_run *run, const char *name, qnt_dtype dtype, size_t rows, size_t cols, size_t rank,
                        const void *data)
 {
-    static const char *const names[] = {[QNT_F32] = "F32", [QNT_I32] = "I32", [QNT_U8] = "U8"};
-    static const size_t bytes[] = {[QNT_F32] = 4, [QNT_I32] = 4, [QNT_U8] = 1};
+    static const char *const names[] = {[QNT_F32] = "F32", [QNT_F16] = "F16", [QNT_BF16] = "BF16", [QNT_I32] = "I32",
+                                        [QNT_U8] = "U8"};
+    static const size_t bytes[] = {[QNT_F32] = 4, [QNT_F16] = 2, [QNT_BF16] = 2, [QNT_I32] = 4, [QNT_U8] = 1};
     qnt_tensor *t = &run->tensors[run->tensor_count++];
     *t = (qnt_tensor){.name = name, .dtype = names[dtype], .rank = rank, .shape = {rows, cols}, .data = data};
     t->bytes = rows * (rank > 1 ? cols : 1) * bytes[dtype];
@@ -182,23 +186,37 @@ static void collect_batch_columns(struct layer_run *run)
     add_tensor(run, "kept_columns", QNT_I32, count, 1, 1, run->columns);
 }
 
-/* The blocks of all rows, where the format has a layout for one layer. */
+static bool has_layout(const char *format)
+{
+    qnt_layout_info info;
+    for (size_t i = 0; format && qnt_layout_get(i, &info); i++)
+        if (strcasecmp(info.name, format) == 0)
+            return info.packs;
+    return false;
+}
+
 static int collect_packed(struct layer_run *run)
 {
     const char *format = run->values->recipe.format;
-    size_t out = run->weight.rows, bytes;
-    if (!format || strncasecmp(format, "gguf:", 5) != 0)
+    qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS];
+    size_t count, bytes;
+    if (!has_layout(format))
         return CLI_OK;
-    CLI_TRY(cli_try(run->cli, qnt_pack_bytes(run->cli->ctx, format, out, run->weight.cols, &bytes)));
+    CLI_TRY(cli_try(run->cli, qnt_packed_tensors(run->q, format, tensors, &count, &bytes)));
     run->packed = cli_new(bytes, 1);
     CLI_TRY(cli_try(run->cli, qnt_pack(run->q, format, run->packed, bytes)));
-    add_tensor(run, "packed", QNT_U8, out, bytes / out, 2, run->packed);
+    for (size_t i = 0; i < count; i++) {
+        const qnt_packed_tensor *t = &tensors[i];
+        snprintf(run->packed_names[i], sizeof run->packed_names[i], count == 1 ? "packed" : "packed.%s", t->name);
+        add_tensor(run, run->packed_names[i], t->dtype, t->shape[0], t->shape[1], t->rank,
+                   (const uint8_t *)run->packed + t->offset);
+    }
     return CLI_OK;
 }
 
 static int write_result(struct layer_run *run)
 {
-    enum { BESIDE_PARTS = 4 };
+    enum { BESIDE_PARTS = 3 + QNT_MOST_PACKED_TENSORS };
     size_t names = 0;
     while (qnt_part_name(names))
         names++;
@@ -333,8 +351,8 @@ const struct cli_command cli_command_layer = {
     .title = "quantizes one layer, for research",
     .about = "LAYER holds weight (out, in) and, where it has them, bias, input (tokens, in), input_fp (the same tokens "
              "in the unquantized model) and importance (in). RESULT gets dequantized, output (of the quantized layer "
-             "on input), every part of the quantized layer (codes, scales, ...) and, for a gguf format, the packed "
-             "blocks.",
+             "on input), every part of the quantized layer (codes, scales, ...) and what the format's files hold of a "
+             "layer: packed (rows of blocks), or packed.qweight and so on.",
     .least = 1,
     .most = 1,
     .bytes = sizeof(struct layer_values),
