@@ -6,8 +6,9 @@
 
 struct calib_values {
     struct cli_common common;
-    const char *calibration, *output, *method;
-    struct cli_int samples, seqlen, seed, max_ram;
+    struct cli_calibration calibration;
+    const char *output, *method;
+    struct cli_int max_ram;
     bool force;
 };
 
@@ -18,13 +19,8 @@ static const struct cli_option statistics[] = {
      .offset = offsetof(struct calib_values, output), .metavar = "FILE",
      .help = "by its suffix: .safetensors, calibrations (moments and Hessians, or what --method needs); .gguf or .dat, "
              "llama.cpp's importance matrix"},
-    {.name = "calib", .required = true, .type = CLI_TEXT, .offset = offsetof(struct calib_values, calibration),
+    {.name = "calib", .required = true, .type = CLI_TEXT, .offset = offsetof(struct calib_values, calibration.file),
      .metavar = "FILE", .help = "calibration text: plain, JSON lines with a key text, or .npy of token ids"},
-    {.name = "samples", .type = CLI_INT, .offset = offsetof(struct calib_values, samples), .metavar = "N", .least = 1,
-     .words = "all", .help = "windows of the text that are used; default: 128"},
-    {.name = "seqlen", .type = CLI_INT, .offset = offsetof(struct calib_values, seqlen), .metavar = "N", .least = 1,
-     .help = "tokens of a window; default: 2048 or, if that is less, the model's context"},
-    ROW(seed, INT, "seed", "N", "draw windows at random, by this seed; default: consecutive ones"),
     ROW(method, TEXT, "method", "RECIPE",
         "gather what this recipe needs, such as awq; default: moments and Hessians, for an importance matrix moments"),
     ROW(max_ram, SIZE, "max-ram", "SIZE", "most memory, such as 4GiB; activations then lie in a file beside FILE"),
@@ -40,6 +36,7 @@ static const struct cli_option merging[] = {
 
 static const struct cli_group calib_groups[] = {
     CLI_GROUP("statistics", statistics, 0),
+    CLI_WINDOWS(offsetof(struct calib_values, calibration)),
     CLI_WORK,
     {0},
 };
@@ -86,12 +83,13 @@ static int check(struct cli *cli, const struct calib_values *v)
 static int run_calib(struct cli *cli, void *values)
 {
     const struct calib_values *v = values;
-    const qnt_measure_options options = {.calibration = v->calibration,
-                                         .samples = (size_t)v->samples.value,
-                                         .seqlen = (size_t)v->seqlen.value,
-                                         .all_samples = v->samples.word,
-                                         .random_windows = v->seed.given,
-                                         .seed = v->seed.value,
+    const struct cli_calibration *c = &v->calibration;
+    const qnt_measure_options options = {.calibration = c->file,
+                                         .samples = (size_t)c->samples.value,
+                                         .seqlen = (size_t)c->seqlen.value,
+                                         .all_samples = c->samples.word,
+                                         .random_windows = c->seed.given,
+                                         .seed = c->seed.value,
                                          .method = v->method,
                                          .output = v->output,
                                          .force = v->force,

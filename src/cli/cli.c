@@ -43,6 +43,20 @@ const struct cli_option cli_recipe_rows[CLI_RECIPE_ROWS] = {
             "what the result is stored as, such as gguf:q4_0 (quant formats lists them)"),
 };
 
+const struct cli_option cli_calibration_rows[CLI_CALIBRATION_ROWS] = {
+    CLI_ROW(struct cli_calibration, file, TEXT, "calib", "FILE",
+            "calibration text: plain, JSON lines with a key text, or .npy of token ids; or a .safetensors of quant "
+            "calib"),
+    CLI_ROW(struct cli_calibration, importance, TEXT, "imatrix", "FILE",
+            "importance matrix of llama.cpp or quant calib (GGUF or .dat), for the block types of GGUF"),
+    {.name = "samples", .type = CLI_INT, .offset = offsetof(struct cli_calibration, samples), .metavar = "N", .least = 1,
+     .words = "all", .help = "windows of the text that are used; default: 128"},
+    {.name = "seqlen", .type = CLI_INT, .offset = offsetof(struct cli_calibration, seqlen), .metavar = "N", .least = 1,
+     .help = "tokens of a window; default: 2048 or, if that is less, the model's context"},
+    CLI_ROW(struct cli_calibration, seed, INT, "seed", "N",
+            "draw windows at random, by this seed; default: consecutive ones"),
+};
+
 int cli_recipe_open(struct cli *cli, const char *method, const struct cli_list *settings, qnt_recipe **recipe)
 {
     qnt_status status = qnt_recipe_parse(cli->ctx, method, recipe);

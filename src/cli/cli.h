@@ -66,6 +66,17 @@ enum { CLI_RECIPE_ROWS = 6 };
 /* The same without --format, the last row: for commands that take several. */
 #define CLI_RECIPE_WITHOUT_FORMAT(base) {"recipe", cli_recipe_rows, CLI_RECIPE_ROWS - 1, base}
 
+/* Calibration: windows of a text, importance matrix. */
+struct cli_calibration {
+    const char *file, *importance;
+    struct cli_int samples, seqlen, seed;
+};
+extern const struct cli_option cli_calibration_rows[];
+enum { CLI_CALIBRATION_ROWS = 5 };
+#define CLI_CALIBRATION(base) {"calibration", cli_calibration_rows, CLI_CALIBRATION_ROWS, base}
+/* The same without what only quantizing takes: --calib and --imatrix, the first rows. */
+#define CLI_WINDOWS(base) {"windows", cli_calibration_rows + 2, CLI_CALIBRATION_ROWS - 2, base}
+
 /* The recipe `method` with the settings. An error in it is wrong usage. */
 int cli_recipe_open(struct cli *cli, const char *method, const struct cli_list *settings, qnt_recipe **recipe);
 

@@ -20,8 +20,9 @@ struct compare_values {
     struct cli_common common;
     struct cli_recipe recipe;          /* all but the method */
     struct cli_list methods;
-    const char *calibration, *importance, *text, *protocol, *work, *report, *plot;
-    struct cli_int samples, seqlen, seed, ctx, chunks, max_ram;
+    struct cli_calibration calibration;
+    const char *text, *protocol, *work, *report, *plot;
+    struct cli_int ctx, chunks, max_ram;
     bool requantize;
 };
 
@@ -34,17 +35,6 @@ static const struct cli_option comparison[] = {
     ROW(max_ram, SIZE, "max-ram", "SIZE", "most memory while quantizing, such as 4GiB"),
     ROW(plot, TEXT, "plot", "FILE.svg", "bits against KL divergence as a picture"),
     ROW(report, TEXT, "report", "FILE.json", "the table as a file"),
-};
-
-static const struct cli_option calibration[] = {
-    ROW(calibration, TEXT, "calib", "FILE",
-        "calibration text: plain, JSON lines with a key text, or .npy of token ids; or a .safetensors of quant calib"),
-    ROW(importance, TEXT, "imatrix", "FILE", "importance matrix of llama.cpp or quant calib"),
-    {.name = "samples", .type = CLI_INT, .offset = offsetof(struct compare_values, samples), .metavar = "N", .least = 1,
-     .words = "all", .help = "windows of the text that are used; default: 128"},
-    {.name = "seqlen", .type = CLI_INT, .offset = offsetof(struct compare_values, seqlen), .metavar = "N", .least = 1,
-     .help = "tokens of a window; default: 2048 or, if that is less, the model's context"},
-    ROW(seed, INT, "seed", "N", "draw windows at random, by this seed; default: consecutive ones"),
 };
 
 static const struct cli_option evaluation[] = {
@@ -61,7 +51,7 @@ static const struct cli_option evaluation[] = {
 static const struct cli_group groups[] = {
     CLI_GROUP("comparison", comparison, 0),
     {"recipe", cli_recipe_rows + 1, CLI_RECIPE_ROWS - 1, offsetof(struct compare_values, recipe)},
-    CLI_GROUP("calibration", calibration, 0),
+    CLI_CALIBRATION(offsetof(struct compare_values, calibration)),
     CLI_GROUP("evaluation", evaluation, 0),
     CLI_WORK,
     {0},
@@ -145,19 +135,20 @@ static int take_failure(struct comparison *c, struct row *row, qnt_status status
 static qnt_quantize_options options_of(const struct comparison *c, const char *recipe)
 {
     const struct compare_values *v = c->values;
+    const struct cli_calibration *calib = &v->calibration;
     return (qnt_quantize_options){.method = recipe,
                                   .settings = (const char *const *)v->recipe.settings.items,
                                   .setting_count = v->recipe.settings.count,
                                   .format = v->recipe.format,
                                   .output = c->output,
                                   .work = c->work,
-                                  .calibration = v->calibration,
-                                  .importance = v->importance,
-                                  .samples = (size_t)v->samples.value,
-                                  .seqlen = (size_t)v->seqlen.value,
-                                  .all_samples = v->samples.word,
-                                  .random_windows = v->seed.given,
-                                  .seed = v->seed.value,
+                                  .calibration = calib->file,
+                                  .importance = calib->importance,
+                                  .samples = (size_t)calib->samples.value,
+                                  .seqlen = (size_t)calib->seqlen.value,
+                                  .all_samples = calib->samples.word,
+                                  .random_windows = calib->seed.given,
+                                  .seed = calib->seed.value,
                                   .requantize = v->requantize,
                                   .no_verify = true,
                                   .max_ram = v->max_ram.value,

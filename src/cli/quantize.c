@@ -12,8 +12,9 @@ struct quantize_values {
     struct cli_recipe recipe;
     struct cli_list formats;
     const char *output, *work, *report;
-    const char *calibration, *importance, *output_type, *embedding_type;
-    struct cli_int samples, seqlen, seed, max_ram, shard_size;
+    struct cli_calibration calibration;
+    const char *output_type, *embedding_type;
+    struct cli_int max_ram, shard_size;
     struct cli_list include, exclude, layers;
     bool strict, requantize, resume, force, no_verify, dry_run, verbose;
 };
@@ -40,18 +41,6 @@ static const struct cli_option output[] = {
     ROW(verbose, FLAG, "verbose", NULL, "the plan with a line for each tensor, equal blocks not collapsed"),
 };
 
-static const struct cli_option calibration[] = {
-    ROW(calibration, TEXT, "calib", "FILE",
-        "calibration text: plain, JSON lines with a key text, or .npy of token ids; or a .safetensors of quant calib"),
-    ROW(importance, TEXT, "imatrix", "FILE",
-        "importance matrix of llama.cpp or quant calib (GGUF or .dat), for the block types of GGUF"),
-    {.name = "samples", .type = CLI_INT, .offset = offsetof(struct quantize_values, samples), .metavar = "N",
-     .least = 1, .words = "all", .help = "windows of the text that are used; default: 128"},
-    {.name = "seqlen", .type = CLI_INT, .offset = offsetof(struct quantize_values, seqlen), .metavar = "N", .least = 1,
-     .help = "tokens of a window; default: 2048 or, if that is less, the model's context"},
-    ROW(seed, INT, "seed", "N", "draw windows at random, by this seed; default: consecutive ones"),
-};
-
 static const struct cli_option tensors[] = {
     ROW(include, LIST, "include", "PATTERN",
         "quantize only tensors whose names match: a glob, or re: and a regular expression; may be repeated"),
@@ -67,7 +56,7 @@ static const struct cli_option tensors[] = {
 static const struct cli_group groups[] = {
     CLI_GROUP("output", output, 0),
     CLI_RECIPE_WITHOUT_FORMAT(offsetof(struct quantize_values, recipe)),
-    CLI_GROUP("calibration", calibration, 0),
+    CLI_CALIBRATION(offsetof(struct quantize_values, calibration)),
     CLI_GROUP("tensors", tensors, 0),
     CLI_WORK,
     {0},
@@ -80,16 +69,17 @@ static const char *const *strings(const struct cli_list *list)
 
 static qnt_quantize_options options_of(struct cli *cli, const struct quantize_values *v)
 {
+    const struct cli_calibration *c = &v->calibration;
     return (qnt_quantize_options){.method = v->recipe.method,
                                   .settings = strings(&v->recipe.settings),
                                   .setting_count = v->recipe.settings.count,
-                                  .calibration = v->calibration,
-                                  .importance = v->importance,
-                                  .samples = (size_t)v->samples.value,
-                                  .seqlen = (size_t)v->seqlen.value,
-                                  .all_samples = v->samples.word,
-                                  .random_windows = v->seed.given,
-                                  .seed = v->seed.value,
+                                  .calibration = c->file,
+                                  .importance = c->importance,
+                                  .samples = (size_t)c->samples.value,
+                                  .seqlen = (size_t)c->seqlen.value,
+                                  .all_samples = c->samples.word,
+                                  .random_windows = c->seed.given,
+                                  .seed = c->seed.value,
                                   .output_type = v->output_type,
                                   .embedding_type = v->embedding_type,
                                   .include = strings(&v->include),
