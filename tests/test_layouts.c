@@ -5,10 +5,9 @@
  * a stream stands at bits [k b, (k + 1) b) of it, nibble i of an AWQ word is
  * output order[i].
  */
-#include "layer_support.h"
+#include "layout_support.h"
 
 #include "base/number.h"
-#include "method/recipe.h"
 #include "pack/layout.h"
 
 /* --- layers made by hand --- */
@@ -98,21 +97,6 @@ static void plain_awq(const qnt_qlinear *q, uint8_t *qweight, uint8_t *qzeros)
 }
 
 /* --- packed layers --- */
-
-struct packed {
-    qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS];
-    size_t count, bytes;
-    uint8_t *buffer;
-};
-
-static void pack(qnt_context *ctx, const qnt_qlinear *q, const char *format, struct packed *p)
-{
-    assert_ok(ctx, qnt_packed_tensors(q, format, p->tensors, &p->count, &p->bytes));
-    p->buffer = malloc(p->bytes);
-    assert_non_null(p->buffer);
-    memset(p->buffer, 0xa5, p->bytes); /* every byte is the packer's */
-    assert_ok(ctx, qnt_pack(q, format, p->buffer, p->bytes));
-}
 
 static qnt_packed_tensor *tensor(struct packed *p, const char *name)
 {
@@ -549,110 +533,6 @@ static void test_no_index(void **state)
     qnt_context_destroy(ctx);
 }
 
-/* --- through a method --- */
-
-static void test_preferred(void **state)
-{
-    static const struct {
-        const char *recipe, *format;
-        unsigned bits;
-        bool sym;
-    } cases[] = {{"rtn", "gptq", 4, true},        {"rtn:bits=3,sym=false", "gptq", 3, false}, {"rtn", "awq", 4, false},
-                 {"rtn:sym=true", "awq", 4, true}, {"rtn:group_size=0", "awq", 4, false}};
-    qnt_context *ctx = context_of(1);
-    float *w = random_floats(64 * 256, 1, 1);
-    (void)state;
-    for (size_t i = 0; i < COUNT(cases); i++) {
-        const struct qnti_grid *g;
-        struct packed p;
-        qnt_qlinear *q;
-        assert_ok(ctx, quantize_with(ctx, cases[i].recipe, cases[i].format, qnt_matrix_f32(w, 64, 256), NULL, NULL, 0,
-                                     &q));
-        g = &q->segments[0].weight->grid;
-        assert_int_equal(g->bits, cases[i].bits);
-        assert_int_equal(g->sym, cases[i].sym);
-        assert_int_equal(g->scale_type, QNT_F16);
-        assert_int_equal(g->map.cols, strstr(cases[i].recipe, "group") ? 0 : 128);
-        pack(ctx, q, cases[i].format, &p);
-        free(p.buffer);
-        qnt_qlinear_destroy(q);
-    }
-    free(w);
-    qnt_context_destroy(ctx);
-}
-
-/* Version 1 stores zeros less 1: weights that are all positive get a zero of 1, and their codes follow. */
-static void test_least_zero(void **state)
-{
-    static const char *const recipes[] = {"rtn:sym=false,bits=4", "rtn:sym=false,include_zero=false",
-                                          "gptq:sym=false,mse=true", "awq:sym=false"};
-    qnt_context *ctx = context_of(1);
-    float *w = random_floats(32 * 256, 1, 1), *x = random_tokens(300, 256, 2);
-    (void)state;
-    for (size_t i = 0; i < 32 * 256; i++)
-        w[i] = fabsf(w[i]);
-    for (size_t i = 0; i < COUNT(recipes); i++) {
-        struct packed p;
-        qnt_qlinear *q;
-        assert_ok(ctx, quantize_with(ctx, recipes[i], "gptq:v1", qnt_matrix_f32(w, 32, 256), x, NULL, 300, &q));
-        for (size_t k = 0; k < q->segments[0].weight->offset->rows * q->segments[0].weight->offset->cols; k++)
-            assert_true(q->segments[0].weight->offset->value[k] >= 1);
-        assert_true(q->report.weight_error < 0.02);
-        pack(ctx, q, "gptq:v1", &p);
-        free(p.buffer);
-        qnt_qlinear_destroy(q);
-    }
-    free(w);
-    free(x);
-    qnt_context_destroy(ctx);
-}
-
-/* Groups along the order of processing go where they can be held; elsewhere they stay those of the columns. */
-static void test_act_order(void **state)
-{
-    qnt_context *ctx = context_of(1);
-    float *w = random_floats(32 * 64, 1, 1), *x = random_tokens(100, 64, 2);
-    struct packed p;
-    qnt_qlinear *q;
-    (void)state;
-    assert_ok(ctx, quantize_with(ctx, "gptq:act_order=true,group_size=16", "gptq", qnt_matrix_f32(w, 32, 64), x, NULL,
-                                 100, &q));
-    assert_int_equal(q->segments[0].weight->grid.map.kind, QNTI_MAP_INDEX);
-    pack(ctx, q, "gptq", &p);
-    free(p.buffer);
-    qnt_qlinear_destroy(q);
-    assert_ok(ctx, quantize_with(ctx, "gptq:act_order=true,group_size=16", "awq", qnt_matrix_f32(w, 32, 64), x, NULL,
-                                 100, &q));
-    assert_int_equal(q->segments[0].weight->grid.map.kind, QNTI_MAP_TILES);
-    pack(ctx, q, "awq", &p);
-    free(p.buffer);
-    qnt_qlinear_destroy(q);
-    free(w);
-    free(x);
-    qnt_context_destroy(ctx);
-}
-
-static void refuse_recipe(qnt_context *ctx, const char *recipe, const char *format, const char *part, const char *could)
-{
-    const struct qnti_layout *layout = qnti_layout_find(ctx, format);
-    qnt_recipe *r = recipe_of(ctx, recipe), *adapted;
-    assert_fails(ctx, qnti_recipe_adapt(r, layout, &adapted), QNT_INVALID, part);
-    assert_message_has(ctx, format);
-    assert_message_has(ctx, could);
-    assert_null(adapted);
-    qnt_recipe_destroy(r);
-}
-
-static void test_recipes(void **state)
-{
-    qnt_context *ctx = context_of(1);
-    (void)state;
-    refuse_recipe(ctx, "rtn:bits=5", "gptq", "bits=5", "native");
-    refuse_recipe(ctx, "gptq:bits=3", "awq", "bits=3", "gptq:v2");
-    refuse_recipe(ctx, "rtn:per_tensor=true", "gptq", "per_tensor", "native");
-    qnt_context_destroy(ctx);
-}
-
 static qnt_status pack_and_unpack(qnt_context *ctx, void *arg)
 {
     const struct packed *p = arg;
@@ -693,9 +573,7 @@ int main(void)
         cmocka_unit_test(test_awq_word),        cmocka_unit_test(test_symmetric_zeros),
         cmocka_unit_test(test_group_index),     cmocka_unit_test(test_highest_zero), cmocka_unit_test(test_bias),
         cmocka_unit_test(test_refusals),        cmocka_unit_test(test_parts_beside), cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_bad_index),       cmocka_unit_test(test_no_index),     cmocka_unit_test(test_preferred),
-        cmocka_unit_test(test_least_zero),      cmocka_unit_test(test_act_order),
-        cmocka_unit_test(test_recipes),         cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_bad_index),       cmocka_unit_test(test_no_index),     cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
