@@ -61,36 +61,76 @@ bool qnti_all_finite(const float *x, size_t n)
 
 double qnti_sum_squares(const float *x, size_t n)
 {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += (double)x[i] * (double)x[i];
+    enum { LANES = 8 }; /* sums side by side: one waits for its last addition */
+    double lane[LANES] = {0}, sum = 0;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t k = 0; k < LANES; k++)
+            lane[k] += (double)x[i + k] * (double)x[i + k];
+    for (; i < n; i++)
+        lane[0] += (double)x[i] * (double)x[i];
+    for (size_t k = 0; k < LANES; k++)
+        sum += lane[k];
     return sum;
 }
 
-qnt_status qnti_matrix_check_finite(qnt_context *ctx, qnt_matrix m, const char *what)
+/* Rows in fixed chunks, each of which says whether all its numbers are finite. */
+struct finite_task {
+    qnt_context *ctx;
+    qnt_matrix m;
+    bool *finite;
+};
+
+enum { FINITE_ROWS = 64 };
+
+static qnt_status check_rows(void *arg, size_t index)
+{
+    const struct finite_task *t = arg;
+    size_t first = index * FINITE_ROWS, n = qnti_min(FINITE_ROWS, t->m.rows - first);
+    qnt_status status = QNT_OK;
+    float *x;
+    QNT_TRY(QNTI_NEW_RAW(t->ctx, t->m.cols, &x));
+    t->finite[index] = true;
+    for (size_t r = first; status == QNT_OK && r < first + n; r++) {
+        status = qnti_matrix_rows(t->ctx, t->m, r, 1, x);
+        t->finite[index] &= status == QNT_OK && qnti_all_finite(x, t->m.cols);
+    }
+    qnti_free(t->ctx, x);
+    return status;
+}
+
+/* The message about chunks that are not finite. */
+static qnt_status not_finite(const struct finite_task *t, const char *what)
 {
     size_t count = 0, row = 0, col = 0;
     float *x, first = 0;
-    QNT_TRY(QNTI_NEW_RAW(ctx, m.cols, &x));
-    for (size_t r = 0; r < m.rows; r++) {
-        qnt_status status = qnti_matrix_rows(ctx, m, r, 1, x);
-        if (status != QNT_OK) {
-            qnti_free(ctx, x);
-            return status;
-        }
-        if (qnti_all_finite(x, m.cols))
+    QNT_TRY(QNTI_NEW_RAW(t->ctx, t->m.cols, &x));
+    for (size_t r = 0; r < t->m.rows; r++) {
+        if (t->finite[r / FINITE_ROWS] || qnti_matrix_rows(t->ctx, t->m, r, 1, x) != QNT_OK)
             continue;
-        for (size_t c = 0; c < m.cols; c++)
+        for (size_t c = 0; c < t->m.cols; c++)
             if (!isfinite(x[c]) && count++ == 0) {
                 row = r;
                 col = c;
                 first = x[c];
             }
     }
-    qnti_free(ctx, x);
-    if (count == 0)
-        return QNT_OK;
-    return qnti_fail(ctx, QNT_NON_FINITE,
-                     "%s: %zu of %zu numbers are not finite, the first is %g at row %zu, column %zu",
-                     what, count, m.rows * m.cols, (double)first, row, col);
+    qnti_free(t->ctx, x);
+    return qnti_fail(t->ctx, QNT_NON_FINITE,
+                     "%s: %zu of %zu numbers are not finite, the first is %g at row %zu, column %zu", what, count,
+                     t->m.rows * t->m.cols, (double)first, row, col);
+}
+
+qnt_status qnti_matrix_check_finite(qnt_context *ctx, qnt_matrix m, const char *what)
+{
+    struct finite_task t = {ctx, m, NULL};
+    size_t chunks = qnti_ceil_div(m.rows, FINITE_ROWS);
+    qnt_status status;
+    QNT_TRY(QNTI_NEW(ctx, chunks, &t.finite));
+    status = qnti_parallel(ctx, chunks, check_rows, &t);
+    for (size_t i = 0; status == QNT_OK && i < chunks; i++)
+        if (!t.finite[i])
+            status = not_finite(&t, what);
+    qnti_free(ctx, t.finite);
+    return status;
 }

@@ -103,8 +103,8 @@ void qnti_numbers_put_codes(struct qnti_numbers *q, size_t r, size_t c, size_t n
         memcpy(q->code16 + at, code, n * sizeof *code);
         return;
     }
-    for (size_t i = 0; i < n; i++)
-        q->code8[at + i] = (uint8_t)code[i];
+    for (uint8_t *restrict to = q->code8 + at; n > 0; n--)
+        *to++ = (uint8_t)*code++;
 }
 
 void qnti_numbers_get_codes(const struct qnti_numbers *q, size_t r, size_t c, size_t n, uint16_t *code)

@@ -84,10 +84,8 @@ qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedbac
         QNT_CHECK(group_along_order(job, &grid, &index));
     if (p->asymmetric)
         QNT_CHECK(pull_of(job, p->alpha, &pull));
-    if (job->layout && job->layout->ggml) {
-        f.importance = job->importance;
-        f.row_power = job->row_power;
-    }
+    f.importance = qnti_job_grid_importance(job);
+    f.row_power = job->row_power;
     QNT_CHECK(qnti_qlinear_one_segment(q));
     QNT_CHECK(qnti_segment_fill(q, &q->segments[0], &grid));
     if (grid.map.cols == 0) /* rows and tensors: the grid is that of the original weights, dead columns included */

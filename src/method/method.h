@@ -113,7 +113,7 @@ struct qnti_job {
     const struct qnti_transform *transform; /* of the site, once it is chosen; NULL: none */
     float *weight;                       /* (out, in) f32 of the layer in hand, in the coordinates that are quantized */
     float *importance;                   /* [in] mean of x^2, or NULL */
-    float *row_power;                    /* [out] mean square of each weight row */
+    float *row_power;                    /* [out] mean square of each weight row; NULL where no grid asks for it */
     float *hessian;                      /* (in, in) of transformed inputs, dead columns 1 on the diagonal; or NULL */
     uint8_t *dead;                       /* [in], with the Hessian */
     size_t dead_count;

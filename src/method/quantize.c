@@ -57,20 +57,38 @@ static qnt_status transform_rows(const struct qnti_job *job, float *rows, size_t
     return QNT_OK;
 }
 
+struct load_task {
+    const struct qnti_job *job;
+    const qnt_layer *layer;
+};
+
+enum { LOAD_ROWS = 64 };
+
+static qnt_status load_rows(void *arg, size_t index)
+{
+    const struct load_task *t = arg;
+    const qnt_matrix *m = &t->layer->weight;
+    size_t first = index * LOAD_ROWS, rows = qnti_min(LOAD_ROWS, m->rows - first), in = m->cols;
+    float *w = t->job->weight + first * in, *power = t->job->row_power;
+    QNT_TRY(qnti_matrix_rows(t->job->ctx, *m, first, rows, w));
+    QNT_TRY(transform_rows(t->job, w, rows, in));
+    for (size_t r = 0; power && r < rows; r++) { /* f32 in index order: the reference quantizers' sum */
+        float sum = 0;
+        for (size_t c = 0; c < in; c++)
+            sum += w[r * in + c] * w[r * in + c];
+        power[first + r] = sum / (float)in;
+    }
+    return QNT_OK;
+}
+
 static qnt_status load_layer(struct qnti_job *job, const qnt_layer *layer)
 {
     size_t out = layer->weight.rows, in = layer->weight.cols;
+    struct load_task t = {job, layer};
     QNT_TRY(QNTI_NEW_RAW(job->ctx, out * in, &job->weight));
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, out, &job->row_power));
-    QNT_TRY(qnti_matrix_rows(job->ctx, layer->weight, 0, out, job->weight));
-    QNT_TRY(transform_rows(job, job->weight, out, in));
-    for (size_t r = 0; r < out; r++) { /* f32 in index order: the reference quantizers' sum */
-        float sum = 0;
-        for (size_t c = 0; c < in; c++)
-            sum += job->weight[r * in + c] * job->weight[r * in + c];
-        job->row_power[r] = sum / (float)in;
-    }
-    return QNT_OK;
+    if (qnti_job_grid_importance(job))
+        QNT_TRY(QNTI_NEW_RAW(job->ctx, out, &job->row_power));
+    return qnti_parallel(job->ctx, qnti_ceil_div(out, LOAD_ROWS), load_rows, &t);
 }
 
 static qnt_status load_importance(struct qnti_job *job)
