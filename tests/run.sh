@@ -115,7 +115,7 @@ full() {
     export TSAN_OPTIONS
     if check "configure build-tsan" cmake --preset tsan && check "build build-tsan" cmake --build --preset tsan -j "$(nproc)"; then
         # without those that are long there and show no other threads
-        tests build-tsan --exclude-regex 'test_tool|test_conformance|test_model_memory|test_model_damaged|replay'
+        tests build-tsan --exclude-regex 'test_tool|test_calib_tool|test_conformance|test_model_memory|test_model_damaged|replay'
         check "the tool with 4 threads" build-tsan/bin/quant quantize examples/data/model -o "$work/threads.gguf" \
             --format gguf:q4_0 --calib examples/data/calibration.txt --samples 4 --seqlen 64 --threads 4
     fi
