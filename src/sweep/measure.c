@@ -1,9 +1,9 @@
 /*
  * measure.c - the inputs of all sites of a block, measured on the way of one stream through it.
  *
- * One pass over the windows with the block's weights as they are. Each window
- * goes through the whole block before the next, so nothing but the
- * calibrations grows with the text.
+ * One pass over the windows, or evenly spaced ones, with the block's weights as
+ * they are. Each window goes through the whole block before the next, so
+ * nothing but the calibrations grows with the text.
  */
 #include "sweep/sweep.h"
 
@@ -32,10 +32,11 @@ static qnt_status window_create(qnt_context *ctx, const struct qnti_config *conf
     return QNTI_NEW_RAW(ctx, tokens * widest, &w->input[1]);
 }
 
-/* Measures a site's input, and keeps it where the window is one of the samples. */
+/* Measures a site's input, and keeps it where the window, counted among those measured, is one of the samples. */
 static qnt_status take(const struct qnti_measure *m, enum qnti_site site, size_t window, const float *input)
 {
-    size_t width = qnti_site_width(&m->block->model->config, site), stride = qnti_max(m->windows / m->samples, 1);
+    size_t width = qnti_site_width(&m->block->model->config, site), measured = qnti_ceil_div(m->windows, m->step);
+    size_t stride = qnti_max(measured / qnti_max(m->samples, 1), 1);
     if (m->calib[site])
         QNT_TRY(qnti_calib_add_f32(m->calib[site], input, NULL, m->tokens));
     if (m->sample[site] && window % stride == 0 && window / stride < m->samples)
@@ -62,9 +63,9 @@ qnt_status qnti_measure_block(const struct qnti_measure *m)
     struct window w = {0};
     qnt_status status;
     QNT_CHECK(window_create(ctx, &m->block->model->config, m->tokens, &w));
-    for (size_t i = 0; i < m->windows; i++) {
+    for (size_t i = 0; i < m->windows; i += m->step) {
         memcpy(w.x, m->x->data + i * n, n * sizeof *w.x);
-        QNT_CHECK(measure_window(m, &w, i));
+        QNT_CHECK(measure_window(m, &w, i / m->step));
         if (m->advance)
             memcpy(m->x->data + i * n, w.x, n * sizeof *w.x);
         qnti_spill_done(m->x, i * n, n);

@@ -239,7 +239,7 @@ static qnt_status measure_block(struct gathering *g, size_t index)
 {
     struct qnti_block block = {0};
     struct qnti_measure m = {.block = &block, .workspace = g->workspace, .x = &g->x, .windows = g->windows.count,
-                             .tokens = g->windows.tokens, .advance = true, .samples = 1};
+                             .tokens = g->windows.tokens, .step = 1, .advance = true};
     qnt_status status;
     QNT_CHECK(qnti_block_load(g->model, index, &block));
     for (enum qnti_site site = 0; site < QNTI_SITES; site++)

@@ -185,10 +185,11 @@ struct qnti_measure {
     struct qnti_workspace *workspace;
     const struct qnti_spill *x;         /* [windows][tokens][hidden] before the block */
     size_t windows, tokens;
-    bool advance;                       /* x becomes what it is behind the block */
+    size_t step;                        /* every step-th window is measured */
+    bool advance;                       /* x becomes what it is behind the block; then step is 1 */
     struct qnt_calib *calib[QNTI_SITES];/* NULL: the site is not measured */
     bool given;                         /* they hold what was measured before; transforms bring it along */
-    size_t samples;                     /* windows, evenly spaced, whose inputs are kept in: */
+    size_t samples;                     /* of the measured windows, evenly spaced, whose inputs are kept in: */
     float *sample[QNTI_SITES];          /* [samples][tokens][width], or NULL */
 };
 qnt_status qnti_measure_block(const struct qnti_measure *measure);

@@ -13,7 +13,11 @@
 #include "calib/calib.h"
 #include "transform/fold.h"
 
-enum { MOST_LAYERS_OF_SITE = 4, UNIT_TOKENS = 2048 };   /* of samples on which a loss behind a unit is taken */
+/*
+ * Tokens on which a loss behind a unit is taken; on which Hessians for a search are measured, or twice the widest site:
+ * a few scales a site need less of the text than its weights do.
+ */
+enum { MOST_LAYERS_OF_SITE = 4, UNIT_TOKENS = 2048, SEARCH_TOKENS = 16384 };
 
 /* What makes the input of each site. */
 static const enum qnti_role producers[QNTI_SITES] = {
@@ -94,7 +98,7 @@ static qnt_status choose(struct transforms *t, enum qnti_site site, const qnt_pr
     if (m->sample[site]) {
         qnti_unit_of_site(t->block, m->workspace, site, &self, &unit);
         choice.unit = &unit;
-        choice.sample_count = qnti_min(m->samples, m->windows) * m->tokens;
+        choice.sample_count = m->samples * m->tokens;
     }
     return qnti_choose_transform(t->ctx, t->recipe, &choice, transform);
 }
@@ -173,11 +177,26 @@ cleanup:
     return status;
 }
 
+/* How many windows a measured one stands for: all count where their moments are all that is wanted. */
+static size_t step_of(struct transforms *t)
+{
+    size_t enough = SEARCH_TOKENS;
+    bool hessian = true;
+    for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
+        list_site(t, site);
+        enough = qnti_max(enough, 2 * qnti_site_width(t->config, site));
+        if (t->recipe && !(qnti_recipe_transform_needs(t->recipe) & QNTI_NEED_HESSIAN))
+            hessian = false;
+    }
+    return hessian ? qnti_max(t->measure->windows * t->measure->tokens / enough, 1) : 1;
+}
+
 /* Calibrations and samples for the sites whose recipes transform. */
 static qnt_status open_sites(struct transforms *t)
 {
     struct qnti_measure *m = t->measure;
-    m->samples = qnti_max(1, qnti_min(m->windows, UNIT_TOKENS / m->tokens));
+    m->step = step_of(t);
+    m->samples = qnti_max(1, qnti_min(qnti_ceil_div(m->windows, m->step), UNIT_TOKENS / m->tokens));
     for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
         size_t width = qnti_site_width(t->config, site);
         unsigned needs;
