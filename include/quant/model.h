@@ -71,7 +71,7 @@ typedef struct qnt_quantize_options {
                                             (qnt_model_measure) in their place; NULL: none */
     const char *importance;              /* importance matrix of llama.cpp, GGUF or .dat, in place of what the
                                             calibration measures; NULL: none */
-    size_t samples, seqlen;              /* windows, tokens of each; 0: 128, min(2048, context) */
+    size_t samples, seqlen;              /* windows, tokens of each (3 or more); 0: 128, min(2048, context) */
     bool all_samples;                    /* as many windows as there are */
     bool random_windows;                 /* drawn with `seed` */
     uint64_t seed;
@@ -170,7 +170,10 @@ typedef struct qnt_eval_result {
     double against_perplexity, mean_kl, kl_error, top1;
     double seconds;
 } qnt_eval_result;
-/* QNT_INVALID: a text too short, with both numbers; unknown protocol; models of different vocabularies. */
+/*
+ * QNT_INVALID: a text too short, with both numbers; unknown protocol; models of different vocabularies. QNT_NON_FINITE:
+ * a weight, named, that is not finite.
+ */
 QNT_API qnt_status qnt_evaluate(qnt_model *model, const qnt_eval_options *options, qnt_eval_result *result);
 
 /* --- what a run of a plan did beside its output --- */

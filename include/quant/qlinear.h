@@ -51,7 +51,7 @@ typedef struct qnt_layer_report {
     double bits_per_weight;   /* every part counted */
     double weight_error;      /* |W - Q|^2 / |W|^2 */
     double output_error;      /* tr(D H D^T) / tr(W H W^T), D = W - Q: relative square error on the calibration inputs,
-                                 over at most 256 evenly spaced rows */
+                                 over at most 128 evenly spaced rows */
     double damping;           /* share of the mean diagonal that was added to H; 0 without H */
     size_t tokens;            /* calibration tokens */
     size_t skipped_tokens;    /* left out because of numbers that are not finite */

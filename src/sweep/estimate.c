@@ -88,12 +88,12 @@ static double greater(double a, double b)
     return a > b ? a : b;
 }
 
-/* Working memory of the forward pass on one window. */
+/* Working memory of the forward pass on one window, and a norm's inputs of as many as are added at once. */
 static double window_bytes(const struct qnt_plan *plan, double threads)
 {
     const struct qnti_config *c = &plan->model->checkpoint->config;
-    double seqlen = (double)plan->windows.tokens;
-    return 4 * seqlen * (3.0 * (double)c->hidden + 3.0 * (double)c->ffn + 3.0 * (double)(c->heads * c->head_dim)) +
+    double seqlen = (double)plan->windows.tokens, run = greater(seqlen, plan->windows.count ? QNTI_ADDED_TOKENS : 0);
+    return 4 * run * (double)c->hidden + 4 * seqlen * (2.0 * (double)c->hidden + 3.0 * (double)c->ffn + 3.0 * (double)(c->heads * c->head_dim)) +
            4 * threads * seqlen * seqlen;
 }
 

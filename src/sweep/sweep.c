@@ -33,7 +33,8 @@ struct sweep {
     struct stream quantized, source;
     bool paired, calibrated;
     size_t windows, tokens;
-    float *before, *scratch[2];  /* [tokens][hidden], [tokens][widest site] of each stream */
+    size_t run;                  /* windows that a calibration takes at a time */
+    float *before, *scratch[2];  /* [tokens][widest site]; of each stream [run][tokens][widest site] */
     const char *spill;           /* folder for activations, NULL: they stay in memory */
     size_t index;                /* of the block in hand */
     qnt_qlinear *layers[QNTI_ROLES];
@@ -96,23 +97,26 @@ static size_t streams_of(struct sweep *s, struct stream *streams[2])
     return s->paired ? 2 : 1;
 }
 
-/* One window's inputs: into the calibration (may be NULL), kept where a residual follows. */
-static qnt_status capture_window(struct sweep *s, enum qnti_site site, size_t window, qnt_calib *calib)
+/* The inputs of windows [first, last): into the calibration (may be NULL), kept where a residual follows. */
+static qnt_status capture_run(struct sweep *s, enum qnti_site site, size_t first, size_t last, qnt_calib *calib)
 {
     struct stream *streams[2];
     size_t width = qnti_site_width(s->config, site), count = streams_of(s, streams);
     float *in[2] = {NULL, NULL};
     for (size_t i = 0; i < count; i++) {
-        in[i] = flow[site].residual ? part(s, &streams[i]->input, window, width) : s->scratch[i];
-        QNT_TRY(window_input(s, streams[i], site, window, in[i]));
+        in[i] = flow[site].residual ? part(s, &streams[i]->input, first, width) : s->scratch[i];
+        for (size_t w = first; w < last; w++) {
+            QNT_TRY(window_input(s, streams[i], site, w, in[i] + (w - first) * s->tokens * width));
+            done(s, &streams[i]->x, w, s->config->hidden);
+            QNT_TRY(qnti_cancelled(s->ctx));
+        }
     }
     if (calib)
-        QNT_TRY(qnti_calib_add_f32(calib, in[0], in[1], s->tokens));
-    for (size_t i = 0; i < count; i++) {
-        done(s, &streams[i]->x, window, s->config->hidden);
-        done(s, &streams[i]->input, window, width);
-    }
-    return qnti_cancelled(s->ctx);
+        QNT_TRY(qnti_calib_add_f32(calib, in[0], in[1], (last - first) * s->tokens));
+    for (size_t i = 0; flow[site].residual && i < count; i++)
+        for (size_t w = first; w < last; w++)
+            done(s, &streams[i]->input, w, width);
+    return QNT_OK;
 }
 
 static qnt_status capture(struct sweep *s, enum qnti_site site, qnt_calib *calib)
@@ -121,8 +125,8 @@ static qnt_status capture(struct sweep *s, enum qnti_site site, qnt_calib *calib
     size_t n = s->windows * s->tokens * qnti_site_width(s->config, site), count = streams_of(s, streams);
     for (size_t i = 0; flow[site].residual && i < count; i++)
         QNT_TRY(qnti_spill_create(s->ctx, s->spill, n, &streams[i]->input));
-    for (size_t w = 0; w < s->windows; w++)
-        QNT_TRY(capture_window(s, site, w, calib));
+    for (size_t w = 0; w < s->windows; w += s->run)
+        QNT_TRY(capture_run(s, site, w, qnti_min(w + s->run, s->windows), calib));
     return QNT_OK;
 }
 
@@ -377,11 +381,11 @@ static qnt_status start(struct sweep *s)
             widest = qnti_max(widest, qnti_site_width(s->config, site));
     QNT_TRY(qnti_workspace_create(s->model, s->tokens, &s->workspace));
     QNT_TRY(QNTI_NEW_RAW(s->ctx, s->tokens * widest, &s->before));
-    QNT_TRY(QNTI_NEW_RAW(s->ctx, s->tokens * widest, &s->scratch[0]));
+    QNT_TRY(QNTI_NEW_RAW(s->ctx, s->run * s->tokens * widest, &s->scratch[0]));
     QNT_TRY(start_stream(s, &s->quantized));
     if (!s->paired)
         return QNT_OK;
-    QNT_TRY(QNTI_NEW_RAW(s->ctx, s->tokens * widest, &s->scratch[1]));
+    QNT_TRY(QNTI_NEW_RAW(s->ctx, s->run * s->tokens * widest, &s->scratch[1]));
     return start_stream(s, &s->source);
 }
 
@@ -409,6 +413,7 @@ qnt_status qnti_sweep_run(struct qnt_plan *plan)
     qnt_status status;
     s.config = &s.model->config;
     s.calibrated = s.windows > 0;
+    s.run = s.calibrated ? qnti_max(QNTI_ADDED_TOKENS / s.tokens, 1) : 1;
     s.paired = s.calibrated && qnt_recipe_needs_pairs(plan->recipe);
     status = plan->work.count < s.config->blocks ? sweep_all(&s) : QNT_OK;
     qnti_workspace_free(s.workspace);

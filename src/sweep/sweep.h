@@ -180,6 +180,9 @@ void qnti_spill_done(const struct qnti_spill *spill, size_t first, size_t n);
 void qnti_spill_free(struct qnti_spill *spill);
 
 /* --- measure.c: all sites of a block in one pass with the weights it has --- */
+/* Tokens that a calibration takes at a time, of several windows where these are short: each addition passes over H. */
+enum { QNTI_ADDED_TOKENS = 2048 };
+
 struct qnti_measure {
     const struct qnti_block *block;
     struct qnti_workspace *workspace;
