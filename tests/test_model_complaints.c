@@ -26,14 +26,14 @@ static void hessian_not_positive_definite_is_rounded_and_reported(void **state)
 /* Six tokens for 64 channels and no damping: the ladder finds the least that does, and the report says which. */
 static void hessian_not_positive_definite_is_damped_and_reported(void **state)
 {
-    static const char *const settings[] = {"damp=0"};
+    static const char *const settings[] = {"damp=0", "shrinkage=0"};
     qnt_quantize_options options = by_gptq;
     json_t *report;
     (void)state;
     make_plain();
     options.seqlen = 3;
     options.settings = settings;
-    options.setting_count = 1;
+    options.setting_count = COUNT(settings);
     report = report_of(&options);
     assert_warned(report, LAYER0 "self_attn.q_proj.weight", "damping raised from 0 to 0.01");
     assert_true(json_real_value(json_object_get(tensor_of(report, LAYER0 "self_attn.q_proj.weight"), "damping")) > 0);

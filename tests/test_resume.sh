@@ -178,7 +178,7 @@ verdict $? "SIGINT ends it with 130" "exit status $status"
 says "SIGINT: it tells what is kept" "of 4 blocks are finished" "$out/long.gguf.partial"
 only long.gguf.partial
 refuses "another text length" "seqlen was 128, is 64" "--force starts anew" -- quantize -o "$out/long.gguf" --format gguf:q4_0 --calib "$data/calibration.txt" --samples 40 --seqlen 64
-refuses "another parameter" "gptq.damp was 0.3, is 0.2" -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --set damp=0.2
+refuses "another parameter" "gptq.damp was 0.01, is 0.2" -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --set damp=0.2
 refuses "other layers" "model.layers.3.mlp.down_proj.weight was recipe 1, is not quantized" -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --exclude '*.3.mlp.down_proj.*'
 refuses "another format" "grid was gguf:q4_0, is gguf:q8_0" -- quantize -o "$out/long.gguf" --format gguf:q8_0 $long
 sed 's/[aeiou]/e/' "$data/calibration.txt" >"$work/other.txt"

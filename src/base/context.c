@@ -15,7 +15,7 @@
 
 enum { ALIGNMENT = 64, MAX_THREADS = 1024, HUGE_PAGE = 2 << 20, HUGE_BLOCK = 8 << 20 };
 
-/* Blocks of matrices ask for huge pages: a fresh one costs 512 faults less, and columns of it are walked in fewer steps. */
+/* Matrices ask for huge pages: a fresh one costs 512 faults less, and its columns are walked in fewer steps. */
 static void *default_allocate(void *user, size_t bytes, size_t alignment)
 {
     void *memory = NULL;

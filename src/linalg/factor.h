@@ -7,9 +7,9 @@
 #include "base/context.h"
 
 /*
- * How far a Hessian is trusted: diag H / (1 - shrinkage) + share mean(diag H) takes the place of its diagonal. Shrinkage
- * thus moves the correlations of channels towards 0 (H's linear shrinkage to its diagonal, but for a factor of the
- * whole), each channel by its own size; the share adds the same to all.
+ * How far a Hessian is trusted: diag H / (1 - shrinkage) + share mean(diag H) takes the place of its diagonal.
+ * Shrinkage thus moves the correlations of channels towards 0 (H's linear shrinkage to its diagonal, but for a factor
+ * of the whole), each channel by its own size; the share adds the same to all.
  */
 struct qnti_damping {
     double share, shrinkage;

@@ -145,7 +145,7 @@ static const struct qnti_param rows[] = {
     ROW(level, ENUM, 0, 0, 3, "none|O1|O2|O3", "the paper's levels; override the three before"),
     ROW(guard_dead, BOOL, 0, 0, 1, NULL,
         "scale 1 for channels without activations or weights, 1/1024 to 1024 for others"),
-    ROW(smooth_linears, BOOL, 0, 0, 1, NULL, "also inputs that a linear makes (of o and down), not only those of norms"),
+    ROW(smooth_linears, BOOL, 0, 0, 1, NULL, "also inputs that a linear makes, of o and down"),
 };
 
 const struct qnti_method qnti_method_smoothquant = {

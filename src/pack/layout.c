@@ -14,9 +14,9 @@
 
 /*
  * Where the user names no recipe: AWQ's scales, folded, searched by what error feedback will leave, then error feedback
- * on blocks: all columns by the Hessian's diagonal on grids that stand before the loop; then descent on codes and, where
- * they are not quantized themselves, scales. All of it trusts a quarter less in the correlations of channels that the
- * calibration shows: that costs nothing on text like it and helps on other text. Chosen on held-out texts (README,
+ * on blocks: all columns by the Hessian's diagonal on grids that stand before the loop; then descent on codes and,
+ * where they are not quantized themselves, scales. All of it trusts a quarter less in the correlations of channels that
+ * the calibration shows: that costs nothing on text like it and helps on other text. Chosen on held-out texts (README,
  * "Defaults for GGUF").
  */
 #define SUPER_BLOCKS "shrinkage=0.25,act_order=true,static_groups=true,refine_passes=2,awq_objective=linear"

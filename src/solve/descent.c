@@ -160,7 +160,7 @@ static size_t first_change(const struct chunk *c, struct run *run, const float *
     return k;
 }
 
-/* Few codes change: the run is rounded at once, and again from behind the first code that does; the block's G follows. */
+/* Few codes change: a run is rounded at once, and again from behind the first code that does; the block's G follows. */
 static void step_run(struct chunk *c, size_t r, struct run *run, size_t begin, size_t end)
 {
     const struct descent *t = c->t;

@@ -59,7 +59,7 @@ struct qnti_feedback {
 };
 qnt_status qnti_error_feedback(qnt_context *ctx, const struct qnti_feedback *f, struct qnti_numbers *q);
 
-/* --- descent.c: cyclic coordinate descent on the codes and, where wanted, scales (and minima); never worse under H. --- */
+/* --- descent.c: coordinate descent on the codes and, where wanted, scales (and minima); never worse under H. --- */
 qnt_status qnti_descend(qnt_context *ctx, const float *w, const float *h, size_t passes, bool scales,
                         struct qnti_numbers *q);
 /* Whether scales of such a grid can move: plain numbers, of groups within a row. */

@@ -93,8 +93,8 @@ static double window_bytes(const struct qnt_plan *plan, double threads)
 {
     const struct qnti_config *c = &plan->model->checkpoint->config;
     double seqlen = (double)plan->windows.tokens, run = greater(seqlen, plan->windows.count ? QNTI_ADDED_TOKENS : 0);
-    return 4 * run * (double)c->hidden + 4 * seqlen * (2.0 * (double)c->hidden + 3.0 * (double)c->ffn + 3.0 * (double)(c->heads * c->head_dim)) +
-           4 * threads * seqlen * seqlen;
+    double widths = 2.0 * (double)c->hidden + 3.0 * (double)c->ffn + 3.0 * (double)(c->heads * c->head_dim);
+    return 4 * (run * (double)c->hidden + seqlen * widths + threads * seqlen * seqlen);
 }
 
 /* The end check: of both models the output matrix in f32, hidden states of its windows, a run of logits. */
