@@ -202,8 +202,8 @@ static void test_gram(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_factor),        cmocka_unit_test(test_large_factor),
-                                       cmocka_unit_test(test_ladder),
-                                       cmocka_unit_test(test_gemm),          cmocka_unit_test(test_gram)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_factor), cmocka_unit_test(test_large_factor),
+                                       cmocka_unit_test(test_ladder), cmocka_unit_test(test_gemm),
+                                       cmocka_unit_test(test_gram)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
