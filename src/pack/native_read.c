@@ -362,6 +362,21 @@ static qnt_status read_transform(const struct reader *r, size_t in, struct qnti_
     return read_vector(r, "rotation_sign", in, &t->rotation.sign);
 }
 
+/* Columns of the sparse values: of 16 bits where these say every column. */
+static qnt_status read_columns(const struct reader *r, size_t in, size_t count, uint32_t *column)
+{
+    uint16_t *narrow;
+    qnt_status status;
+    if (qnti_sparse_column_bytes(in) == sizeof *column)
+        return read_elements(r, "sparse_columns", "U32", count, sizeof *column, column);
+    QNT_TRY(QNTI_NEW_RAW(r->ctx, count, &narrow));
+    status = read_elements(r, "sparse_columns", "U16", count, sizeof *narrow, narrow);
+    for (size_t i = 0; status == QNT_OK && i < count; i++)
+        column[i] = narrow[i];
+    qnti_free(r->ctx, narrow);
+    return status;
+}
+
 static qnt_status read_sparse(const struct reader *r, qnt_qlinear *q)
 {
     const struct qnti_tensor *values = find(r, "sparse_values");
@@ -375,7 +390,7 @@ static qnt_status read_sparse(const struct reader *r, qnt_qlinear *q)
     QNT_TRY(QNTI_NEW_RAW(r->ctx, s->count, &s->column));
     QNT_TRY(QNTI_NEW_RAW(r->ctx, s->count, &s->value));
     QNT_TRY(read_elements(r, "sparse_rows", "U32", q->out + 1, 4, s->row_start));
-    QNT_TRY(read_elements(r, "sparse_columns", "U32", s->count, 4, s->column));
+    QNT_TRY(read_columns(r, q->in, s->count, s->column));
     QNT_TRY(read_floats(r, "sparse_values", s->type, s->count, s->value));
     for (size_t i = 0; i < q->out; i++)
         if (s->row_start[i] > s->row_start[i + 1] || s->row_start[i + 1] > s->count)

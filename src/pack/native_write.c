@@ -214,12 +214,26 @@ static qnt_status add_transform(const struct writer *w, const struct qnti_transf
     return r->sign ? add_floats(w, "rotation_sign", QNT_F32, r->sign, 1, in, 0) : QNT_OK;
 }
 
+static qnt_status add_columns(const struct writer *w, const qnt_qlinear *q)
+{
+    const struct qnti_sparse *s = &q->sparse;
+    uint16_t *narrow;
+    void *data;
+    if (qnti_sparse_column_bytes(q->in) == sizeof *s->column)
+        return add_u32(w, "sparse_columns", s->column, s->count);
+    QNT_TRY(add(w, "sparse_columns", "U16", 1, s->count, 0, s->count * sizeof *narrow, &data));
+    narrow = data;
+    for (size_t i = 0; i < s->count; i++)
+        narrow[i] = (uint16_t)s->column[i];
+    return QNT_OK;
+}
+
 static qnt_status add_sparse(const struct writer *w, const qnt_qlinear *q)
 {
     if (!q->sparse.count)
         return QNT_OK;
     QNT_TRY(add_u32(w, "sparse_rows", q->sparse.row_start, q->out + 1));
-    QNT_TRY(add_u32(w, "sparse_columns", q->sparse.column, q->sparse.count));
+    QNT_TRY(add_columns(w, q));
     return add_floats(w, "sparse_values", q->sparse.type, q->sparse.value, 1, q->sparse.count, 0);
 }
 

@@ -137,7 +137,7 @@ static qnt_status get_codebook(const qnt_qlinear *q, qnt_part *part)
 static qnt_status get_outlier_mask(const qnt_qlinear *q, qnt_part *part)
 {
     uint8_t *mask;
-    if (!q->sparse.count)
+    if (!q->sparse.row_start)
         return QNT_NOT_FOUND;
     QNT_TRY(new_part(q, part, 2, q->out, q->in));
     mask = part->data;

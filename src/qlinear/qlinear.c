@@ -91,6 +91,41 @@ qnt_status qnti_segment_fill(qnt_qlinear *q, struct qnti_segment *segment, const
     return qnti_numbers_create(q->ctx, grid, q->out, segment->cols, &segment->weight);
 }
 
+static void count_kept(const uint8_t *mask, size_t rows, size_t cols, uint32_t *row_start)
+{
+    for (size_t r = 0; r < rows; r++) {
+        row_start[r + 1] = row_start[r];
+        for (size_t c = 0; c < cols; c++)
+            row_start[r + 1] += mask[r * cols + c];
+    }
+}
+
+qnt_status qnti_qlinear_keep(qnt_qlinear *q, qnt_dtype type, const uint8_t *mask, const float *value)
+{
+    struct qnti_sparse *s = &q->sparse;
+    size_t n = q->out * q->in, kept = 0;
+    if (n > UINT32_MAX)
+        return qnti_fail(q->ctx, QNT_UNSUPPORTED, "layer %s: %zu x %zu weights are too many for a sparse part", q->name,
+                         q->out, q->in);
+    QNT_TRY(QNTI_NEW(q->ctx, q->out + 1, &s->row_start));
+    count_kept(mask, q->out, q->in, s->row_start);
+    s->type = type;
+    s->count = s->row_start[q->out];
+    QNT_TRY(QNTI_NEW_RAW(q->ctx, s->count, &s->column));
+    QNT_TRY(QNTI_NEW_RAW(q->ctx, s->count, &s->value));
+    for (size_t i = 0; i < n; i++)
+        if (mask[i]) {
+            s->column[kept] = (uint32_t)(i % q->in);
+            s->value[kept++] = qnti_round_to(type, value[i]);
+        }
+    return QNT_OK;
+}
+
+size_t qnti_sparse_column_bytes(size_t in)
+{
+    return in <= UINT16_MAX + 1 ? 2 : 4;
+}
+
 qnt_status qnti_qlinear_warn(qnt_qlinear *q, const char *format, ...)
 {
     char line[512];
@@ -185,7 +220,8 @@ double qnti_qlinear_bits(const qnt_qlinear *q)
             bits += 32;
     }
     if (q->sparse.count)
-        bits += (double)q->sparse.count * (32 + 8.0 * (double)qnti_dtype_bytes(q->sparse.type)) +
+        bits += 8.0 * (double)q->sparse.count *
+                    (double)(qnti_sparse_column_bytes(q->in) + qnti_dtype_bytes(q->sparse.type)) +
                 32.0 * (double)(q->out + 1);
     bits += qnti_numbers_bits(q->lowrank_a) + qnti_numbers_bits(q->lowrank_b) + qnti_numbers_bits(q->full);
     bits += actquant_bits(q->act) + actquant_bits(q->output);

@@ -23,7 +23,7 @@ struct qnti_segment {
 /* CSR; a value stands in place of the grid's. */
 struct qnti_sparse {
     size_t count;
-    uint32_t *row_start;              /* [out + 1] */
+    uint32_t *row_start;              /* [out + 1]; NULL: the method keeps no single weights */
     uint32_t *column;                 /* [count] */
     float *value;                     /* [count], rounded to `type` */
     qnt_dtype type;
@@ -35,7 +35,7 @@ struct qnt_qlinear {
     size_t out, in;
     struct qnti_segment *segments;
     size_t segment_count;
-    struct qnti_sparse sparse;        /* count 0: none */
+    struct qnti_sparse sparse;        /* count 0: nothing to store */
     struct qnti_numbers *lowrank_a, *lowrank_b;   /* (out, r), (r, in) */
     struct qnti_numbers *full;        /* all weights in f16, where a run-time choice needs them */
     struct qnti_transform transform;
@@ -52,6 +52,13 @@ qnt_status qnti_qlinear_create(qnt_context *ctx, const char *name, size_t out, s
 qnt_status qnti_qlinear_one_segment(qnt_qlinear *q);
 /* Allocates the numbers of a segment. */
 qnt_status qnti_segment_fill(qnt_qlinear *q, struct qnti_segment *segment, const struct qnti_grid *grid);
+/*
+ * Fills the sparse part: weights where mask (out, in) is 1 have value (out, in), rounded to `type`, in place of the
+ * grid's. Both in the coordinates of x'.
+ */
+qnt_status qnti_qlinear_keep(qnt_qlinear *q, qnt_dtype type, const uint8_t *mask, const float *value);
+/* Bytes of a column's number in the sparse part as it is stored. */
+size_t qnti_sparse_column_bytes(size_t in);
 /* Adds a line to the report's warnings. */
 qnt_status qnti_qlinear_warn(qnt_qlinear *q, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
