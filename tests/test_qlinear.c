@@ -243,7 +243,7 @@ static double bits_of(unsigned parts)
     bits += second ? 2 * 32 : 0;
     bits += parts & FULL_SECOND ? out * (double)second * 16 : 0;
     bits += parts & FULL_SECOND_CODES ? out * (double)second * 5 + out * (16 + 16) : 0;
-    bits += parts & FULL_SPARSE ? 8 * (32 + 16) + 32 * (out + 1) : 0;
+    bits += parts & FULL_SPARSE ? 8 * (16 + 16) + 32 * (out + 1) : 0;
     bits += parts & FULL_LOWRANK ? out * FULL_RANK * 32 + FULL_RANK * in * 16 : 0;
     bits += parts & FULL_SCALE ? 2 * 32 * in : 0;
     bits += parts & FULL_PERMUTATION ? 32 * in : 0;
