@@ -35,6 +35,7 @@ typedef struct qnt_producer {
     float *bias;               /* [rows] or NULL: then a shift cannot be folded */
     size_t rows, cols;
     float base;                /* a norm multiplies by base + weight: 1 for Gemma's, else 0 */
+    size_t head;               /* rows of a head of values: these may be rotated among themselves; 0: none may */
     const uint32_t *map;       /* [in] row that feeds each channel; NULL: the same */
 } qnt_producer;
 

@@ -73,7 +73,9 @@ static struct affine affine_of(const struct qnti_grid *grid, struct range range)
     }
     if (!grid->sym && !grid->include_zero) {
         a.scale = isinf(range.hi - range.lo) ? step(range, top) : fmaxf(range.hi - range.lo, LEAST_RANGE) / top;
-        a.zero = fminf(fmaxf(-rintf(range.lo / a.scale), (float)grid->least_zero), top);
+        a.zero = -rintf(range.lo / a.scale);
+        if (!grid->wide_zero)
+            a.zero = fminf(fmaxf(a.zero, (float)grid->least_zero), top);
         return a;
     }
     a.scale = step(range, top);

@@ -72,6 +72,7 @@ struct qnti_grid {
     qnt_dtype scale_type;         /* in which scales and offsets are stored, if they are not coded */
     bool integer_offset;          /* offsets are integers 0 .. levels - 1, stored in `bits` bits */
     unsigned least_zero;          /* not sym: the least zero that a fit chooses */
+    bool wide_zero;               /* it may lie outside the codes: ranges without 0, of activations */
     bool constant_offset;         /* one offset for all, known from the grid: not stored */
     float offset;                 /* that one */
     bool signed_codes;            /* codes are shown, and stored by formats of signed integers, as code - offset */

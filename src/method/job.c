@@ -138,9 +138,12 @@ qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform 
     if (!job->importance)
         return QNT_OK;
     n = job->calib->in;
+    if (t->rotation.block && !job->calib->hessian) { /* it is not known, and nothing that runs asks for it */
+        qnti_free(job->ctx, job->importance);
+        job->importance = NULL;
+        return QNT_OK;
+    }
     if (t->rotation.block) {
-        if (!job->calib->hessian)
-            return qnti_fail(job->ctx, QNT_INVALID, "the importance of rotated channels needs a Hessian");
         QNT_TRY(qnti_job_hessian(job));
         for (size_t j = 0; j < n; j++)
             job->importance[j] = job->dead[j] ? 0 : job->hessian[j * n + j] / 2;
@@ -368,15 +371,27 @@ static float largest_input(const struct qnti_job *job)
     return most;
 }
 
-qnt_status qnti_job_quantize_inputs(struct qnti_job *job, unsigned bits, bool per_token, bool fixed, qnt_qlinear *q)
+static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti_input_rule *rule)
 {
-    struct qnti_grid grid = qnti_affine_grid(job->kernels, bits, 0, QNT_F32);
-    float most;
+    struct qnti_grid grid = qnti_affine_grid(job->kernels, rule->bits, rule->group, QNT_F32);
+    grid.map.rows = rule->per_token;
+    if (rule->asymmetric) {
+        grid.include_zero = rule->group == 0;
+        grid.wide_zero = true;
+        return grid;
+    }
     grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
-    grid.offset = (float)(1u << (bits - 1));
-    grid.map.rows = per_token;
-    QNT_TRY(qnti_actquant_create(job->ctx, &grid, q->in, fixed, &q->act));
-    if (!fixed)
+    grid.offset = (float)(1u << (rule->bits - 1));
+    return grid;
+}
+
+qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q)
+{
+    struct qnti_grid grid = input_grid(job, rule);
+    float most;
+    QNT_TRY(qnti_actquant_create(job->ctx, &grid, q->in, rule->fixed, &q->act));
+    q->act->clip = rule->clip;
+    if (!rule->fixed)
         return QNT_OK;
     if (!job->calib || !job->calib->tokens)
         return qnti_fail(job->ctx, QNT_INVALID, "layer %s: a fixed scale of the activations needs calibration",

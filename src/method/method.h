@@ -47,6 +47,11 @@ struct qnti_method {
     bool (*offers)(const void *params, enum qnti_stage stage);
     /* Whether the weights stage rounds with error feedback, and its damping; NULL: it does not. */
     bool (*feedback)(const void *params, struct qnti_damping *damping);
+    /*
+     * Chooses the rotation of a model's residual stream [width], once for all blocks; its parts are allocated, *t is
+     * empty before. NULL: the stream stays as it is.
+     */
+    qnt_status (*residual)(qnt_context *ctx, const void *params, size_t width, struct qnti_transform *t);
     /* Bits a weight of a layer of that width, where `bits`, `group_size` and `sym` do not say it; may be NULL. */
     double (*bits)(const void *params, size_t in);
     /* The grid on which the weights stage chooses codes, a format's too; NULL: the method has one of its own. */
@@ -165,8 +170,16 @@ enum qnti_tie { QNTI_TIE_MEAN, QNTI_TIE_MOST };
 qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x);
 /* The first moments of the site's inputs: largest and mean magnitude of each channel, [in]; either may be NULL. */
 qnt_status qnti_job_magnitudes(struct qnti_job *job, float *most, float *mean);
-/* The input quantizer of a layer: symmetric, `bits` wide, a scale for each token or for the tensor, fixed or not. */
-qnt_status qnti_job_quantize_inputs(struct qnti_job *job, unsigned bits, bool per_token, bool fixed, qnt_qlinear *q);
+/* How the inputs of a layer are quantized at run time: a symmetric integer grid where nothing else is said. */
+struct qnti_input_rule {
+    unsigned bits;
+    bool per_token;              /* a scale for each token, else for the tensor */
+    bool fixed;                  /* the tensor's by calibration */
+    bool asymmetric;             /* with a zero; 0 is a level but in groups */
+    size_t group;                /* channels of a token that share a scale; 0: all */
+    float clip;                  /* the range is multiplied by it; 0: 1 */
+};
+qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q);
 
 /* --- search.c: what a scale of the site's input costs on the grid of the weights stage --- */
 struct qnti_search;

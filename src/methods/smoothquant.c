@@ -81,10 +81,11 @@ cleanup:
 static qnt_status smoothquant_activations(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     const struct smoothquant_params *p = job->params;
-    bool per_token = p->level ? p->level == LEVEL_O1 : p->act_granularity == BY_TOKEN;
-    bool fixed = p->level ? p->level == LEVEL_O3 : p->act_static;
+    struct qnti_input_rule rule = {.bits = (unsigned)p->act_bits};
     (void)layer;
-    return qnti_job_quantize_inputs(job, (unsigned)p->act_bits, per_token, fixed, q);
+    rule.per_token = p->level ? p->level == LEVEL_O1 : p->act_granularity == BY_TOKEN;
+    rule.fixed = p->level ? p->level == LEVEL_O3 : p->act_static;
+    return qnti_job_quantize_inputs(job, &rule, q);
 }
 
 /* One symmetric step a row, or one for the tensor; absmax is a level. */

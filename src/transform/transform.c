@@ -5,6 +5,32 @@
 
 #include <math.h>
 #include <string.h>
+#include "base/random.h"
+#include "linalg/hadamard.h"
+
+qnt_status qnti_rotation_hadamard(qnt_context *ctx, size_t width, size_t block, const uint64_t *seed,
+                                  struct qnti_rotation *r)
+{
+    size_t small = qnti_hadamard_order(block);
+    struct qnti_random random;
+    if (!block || width % block)
+        return qnti_fail(ctx, QNT_UNSUPPORTED, "blocks of %zu channels do not divide a width of %zu", block, width);
+    if (!small)
+        return qnti_fail(ctx, QNT_UNSUPPORTED, "there is no Hadamard matrix of order %zu here", block);
+    r->block = block;
+    r->small = small;
+    if (small > 1) {
+        QNT_TRY(QNTI_NEW_RAW(ctx, small * small, &r->small_matrix));
+        QNT_TRY(qnti_hadamard_matrix(ctx, small, r->small_matrix));
+    }
+    if (!seed)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(ctx, width, &r->sign));
+    qnti_random_seed(&random, *seed);
+    for (size_t i = 0; i < width; i++)
+        r->sign[i] = qnti_random_next(&random) >> 63 ? -1 : 1;
+    return QNT_OK;
+}
 
 bool qnti_transform_is_identity(const struct qnti_transform *t)
 {

@@ -24,6 +24,12 @@ struct qnti_transform {
     struct qnti_rotation rotation;
 };
 
+/*
+ * Blocks of the width by the Hadamard matrix of that order, after signs that a generator seeded with *seed draws for
+ * all of the width; NULL: none. QNT_UNSUPPORTED: the block is no divisor, or there is no such matrix.
+ */
+qnt_status qnti_rotation_hadamard(qnt_context *ctx, size_t width, size_t block, const uint64_t *seed,
+                                  struct qnti_rotation *rotation);
 bool qnti_transform_is_identity(const struct qnti_transform *t);
 qnt_status qnti_transform_copy(qnt_context *ctx, const struct qnti_transform *from, size_t width,
                                struct qnti_transform *to);
