@@ -270,7 +270,7 @@ static void test_cases(void **state)
         cases += run_line(&g, line);
     fclose(file);
     end_case(&g);
-    assert_int_equal(cases, 42);
+    assert_int_equal(cases, 51);
     destroy_context(g.ctx, held);
 }
 

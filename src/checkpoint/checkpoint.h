@@ -60,7 +60,22 @@ struct qnti_family {
 extern const struct qnti_family qnti_families[];
 extern const size_t qnti_family_count;
 
-/* A tensor's elements: plain, in ggml blocks, or a quantized layer. A bias or norm has one row. */
+struct qnti_weight;
+
+/* How a weight is seen where the residual stream is rotated (rotated.c). */
+enum qnti_rotated_side {
+    QNTI_ROTATED_ROWS,             /* each row, after the gain in its columns */
+    QNTI_ROTATED_COLUMNS,          /* each column */
+    QNTI_ROTATED_NORM              /* ones: its gain is elsewhere */
+};
+struct qnti_rotated {
+    const struct qnti_weight *source;
+    const struct qnti_transform *stream;
+    const float *gain;             /* [cols] or NULL */
+    enum qnti_rotated_side side;
+};
+
+/* A tensor's elements: plain, in ggml blocks, a quantized layer, or a rotated one's. A bias or norm has one row. */
 struct qnti_weight {
     const char *name;              /* Hugging Face name, with .weight or .bias */
     size_t rows, cols;
@@ -68,6 +83,7 @@ struct qnti_weight {
     const struct qnti_ggml_type *type;
     const uint8_t *blocks;
     const qnt_qlinear *qlinear;
+    const struct qnti_rotated *rotated;   /* what it is made of; plain.dtype is the source's all the same */
     size_t unpermute_heads;        /* rows (of a bias: columns) are in GGUF's neighbouring-pair order, this many heads;
                                       0: no. qnti_weight_rows puts them back. */
 };
@@ -90,6 +106,15 @@ const struct qnti_weight *qnti_checkpoint_weight(const struct qnti_checkpoint *c
 const struct qnti_weight *qnti_checkpoint_bias(const struct qnti_checkpoint *c, size_t block, enum qnti_role role);
 /* Rows [first, first + n) as f32, [n][cols]; in parallel over rows where there are many. */
 qnt_status qnti_weight_rows(qnt_context *ctx, const struct qnti_weight *w, size_t first, size_t n, float *x);
+/*
+ * The same model with a rotated residual stream, a view that borrows `model`; a tied output matrix is untied.
+ * QNT_UNSUPPORTED: a model that is quantized already.
+ */
+qnt_status qnti_checkpoint_rotate(const struct qnti_checkpoint *model, const struct qnti_transform *stream,
+                                  const struct qnti_checkpoint **rotated);
+void qnti_checkpoint_rotated_free(const struct qnti_checkpoint *rotated);
+/* Rows of a weight of such a view. */
+qnt_status qnti_rotated_rows(qnt_context *ctx, const struct qnti_weight *w, size_t first, size_t n, float *x);
 /* Bytes that the tensor takes in the source. */
 size_t qnti_weight_bytes(const struct qnti_weight *w);
 /* First pass over all weights: the first number that is not finite is QNT_NON_FINITE with tensor, index and count. */

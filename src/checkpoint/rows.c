@@ -89,6 +89,8 @@ qnt_status qnti_weight_rows(qnt_context *ctx, const struct qnti_weight *w, size_
     struct rows_task t = {ctx, w, first, n, x};
     if (first > w->rows || n > w->rows - first)
         return qnti_fail(ctx, QNT_INVALID, "%s: rows %zu to %zu of %zu", w->name, first, first + n, w->rows);
+    if (w->rotated)
+        return qnti_rotated_rows(ctx, w, first, n, x);
     if (w->qlinear)
         return qnti_qlinear_rows(w->qlinear, first, n, x);
     QNT_TRY(qnti_parallel(ctx, qnti_ceil_div(n, qnti_rows_per_task(w)), rows_task, &t));

@@ -61,7 +61,7 @@ static qnt_dtype plain_type(const struct qnti_folder_rules *rules, const struct 
 {
     if (rules->half)
         return QNT_F16;
-    return w->plain.data ? w->plain.dtype : QNT_F32;
+    return w->plain.data || w->rotated ? w->plain.dtype : QNT_F32;
 }
 
 qnt_status qnti_folder_bytes(const struct qnti_export *e, uint64_t *bytes)

@@ -1,8 +1,8 @@
 /*
  * hadamard.c - Hadamard matrices of small orders, by the constructions of Paley and of Williamson.
  *
- * chi is the Legendre symbol modulo the prime q. Paley I: order q + 1, q = 3 mod 4; Paley II: order 2 (q + 1), q = 1 mod
- * 4; Williamson: four symmetric circulant blocks, their first rows from the tables of rotation.md; 40 doubles 20.
+ * chi is the Legendre symbol modulo the prime q. Paley I: order q + 1, q = 3 mod 4; Paley II: order 2 (q + 1), q = 1
+ * mod 4; Williamson: four symmetric circulant blocks, their first rows from the tables of rotation.md; 40 doubles 20.
  */
 #include "linalg/hadamard.h"
 
@@ -49,6 +49,14 @@ size_t qnti_hadamard_order(size_t n)
             return orders[i].order;
     }
     return 0;
+}
+
+size_t qnti_hadamard_divisor(size_t n)
+{
+    for (size_t parts = 1; parts < n; parts++)
+        if (n % parts == 0 && qnti_hadamard_order(n / parts))
+            return n / parts;
+    return 1;
 }
 
 /* chi(a) modulo q: 1 for squares, -1 for others, 0 for 0. */

@@ -108,7 +108,8 @@ struct site {
     const qnt_layer *layers;
     qnt_qlinear **q;
     size_t count;
-    bool folded;                /* the transform is behind us */
+    bool folded;                /* the transform is behind us, but for: */
+    const struct qnti_transform *kept;
 };
 
 /* A stage of one step: to the unit as a whole, or to layer after layer, each with its weights at hand. */
@@ -131,12 +132,12 @@ static qnt_status run_stage(const struct site *site, const struct qnti_recipe_st
     return QNT_OK;
 }
 
-/* Without a producer the transform stays in every layer. */
+/* Without a producer the transform stays in every layer, and all goes on in its coordinates. */
 static qnt_status keep_transform(const struct site *site, const struct qnti_transform *t)
 {
     for (size_t i = 0; i < site->count; i++)
         QNT_TRY(qnti_transform_copy(site->job->ctx, t, site->q[i]->in, &site->q[i]->transform));
-    return QNT_OK;
+    return qnti_job_transform(site->job, t);
 }
 
 static qnt_status leave_out_transform(const struct site *site, const char *method)
@@ -159,17 +160,17 @@ static qnt_status run_transform(const struct site *site, const struct qnti_recip
     QNT_TRY(step->method->stages[QNTI_STAGE_TRANSFORM].transform(job, site->layers, site->count, t));
     if (qnti_transform_is_identity(t))
         return QNT_OK;
-    if (job->producer) {
-        QNT_TRY(qnti_fold_check(job->ctx, job->producer, t, width));
-        QNT_TRY(qnti_fold(job->ctx, job->producer, t, width));
-    } else {
-        QNT_TRY(keep_transform(site, t));
-    }
+    if (!job->producer)
+        return keep_transform(site, t);
+    QNT_TRY(qnti_fold_check(job->ctx, job->producer, t, width));
+    QNT_TRY(qnti_fold(job->ctx, job->producer, t, width));
     return qnti_job_transform(job, t);
 }
 
 static qnt_status run_stages(const struct site *site, const qnt_recipe *recipe, struct qnti_transform *t)
 {
+    if (site->kept)
+        QNT_TRY(keep_transform(site, site->kept));
     if (qnti_recipe_transforms(recipe) && !site->folded)
         QNT_TRY(run_transform(site, &recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]], t));
     for (int stage = QNTI_STAGE_ACTIVATIONS; stage < QNTI_STAGE_CORRECT; stage++)
@@ -352,8 +353,9 @@ cleanup:
     return status;
 }
 
-static qnt_status job_open(qnt_context *ctx, const qnt_recipe *recipe, const qnt_layer *first, struct qnti_job *job,
-                           qnt_recipe **adapted)
+/* `needs`: what must have been measured. */
+static qnt_status job_open(qnt_context *ctx, const qnt_recipe *recipe, const qnt_layer *first, unsigned needs,
+                           struct qnti_job *job, qnt_recipe **adapted)
 {
     *job = (struct qnti_job){.ctx = ctx, .kernels = qnti_context_kernels(ctx), .calib = first->calib};
     if (first->format) {
@@ -361,7 +363,7 @@ static qnt_status job_open(qnt_context *ctx, const qnt_recipe *recipe, const qnt
         if (!job->layout)
             return QNT_NOT_FOUND;
     }
-    if (qnt_recipe_needs_calibration(recipe) && !job->calib)
+    if (needs && !job->calib)
         return qnti_fail(ctx, QNT_INVALID, "recipe %s needs calibration inputs", qnt_recipe_text(recipe));
     QNT_TRY(qnti_recipe_adapt(recipe, job->layout, adapted));
     job->weights = qnti_recipe_weights(*adapted);
@@ -378,12 +380,12 @@ static qnt_status check_site(qnt_context *ctx, const qnt_site *site)
     return QNT_OK;
 }
 
-/* `folded`: the recipe's transform is in the weights and the inputs already. */
+/* `folded`: the recipe's transform is in the weights and the inputs already, but for what is `kept`. */
 static qnt_status quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *view, bool folded,
-                                qnt_qlinear **q)
+                                const struct qnti_transform *kept, qnt_qlinear **q)
 {
     struct qnti_job job = {.ctx = ctx};
-    struct site site = {&job, view->layers, q, view->count, folded};
+    struct site site = {&job, view->layers, q, view->count, folded, kept};
     qnt_recipe *adapted = NULL;
     qnt_status status = QNT_OK;
     QNT_TRY(check_site(ctx, view));
@@ -391,7 +393,7 @@ static qnt_status quantize_site(qnt_context *ctx, const qnt_recipe *recipe, cons
         q[i] = NULL;
     if (view->count == 0)
         return QNT_OK;
-    QNT_CHECK(job_open(ctx, recipe, view->layers, &job, &adapted));
+    QNT_CHECK(job_open(ctx, recipe, view->layers, qnti_recipe_needs(recipe), &job, &adapted));
     job.producer = view->producer;
     QNT_CHECK(quantize_layers(&site, adapted));
 cleanup:
@@ -407,12 +409,13 @@ cleanup:
 
 qnt_status qnt_quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site, qnt_qlinear **q)
 {
-    return quantize_site(ctx, recipe, site, false, q);
+    return quantize_site(ctx, recipe, site, false, NULL, q);
 }
 
-qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site, qnt_qlinear **q)
+qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site,
+                                const struct qnti_transform *kept, qnt_qlinear **q)
 {
-    return quantize_site(ctx, recipe, site, true, q);
+    return quantize_site(ctx, recipe, site, true, kept, q);
 }
 
 qnt_status qnt_quantize(qnt_context *ctx, const qnt_recipe *recipe, const qnt_layer *layer, qnt_qlinear **q)
@@ -427,7 +430,7 @@ qnt_status qnti_choose_transform(qnt_context *ctx, const qnt_recipe *recipe, con
     const struct qnti_recipe_step *step;
     qnt_recipe *adapted = NULL;
     qnt_status status;
-    QNT_CHECK(job_open(ctx, recipe, choice->layers, &job, &adapted));
+    QNT_CHECK(job_open(ctx, recipe, choice->layers, qnti_recipe_transform_needs(recipe), &job, &adapted));
     job.producer = choice->producer;
     job.unit = choice->unit;
     job.samples = choice->samples;

@@ -352,6 +352,14 @@ bool qnti_recipe_transforms(const qnt_recipe *recipe)
     return recipe->provider[QNTI_STAGE_TRANSFORM] >= 0;
 }
 
+qnt_status qnti_recipe_residual(const qnt_recipe *recipe, size_t width, struct qnti_transform *t)
+{
+    const struct qnti_recipe_step *step = NULL;
+    if (qnti_recipe_transforms(recipe))
+        step = &recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]];
+    return step && step->method->residual ? step->method->residual(recipe->ctx, step->params, width, t) : QNT_OK;
+}
+
 static unsigned needs_of(const struct qnti_recipe_step *step)
 {
     return step->method->needs ? step->method->needs(step->params) : 0;

@@ -38,8 +38,12 @@ struct qnti_transform_choice {
 };
 qnt_status qnti_choose_transform(qnt_context *ctx, const qnt_recipe *recipe, const struct qnti_transform_choice *choice,
                                  struct qnti_transform *t);
-/* qnt_quantize_site behind it: weights and inputs are the transformed ones. */
-qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site, qnt_qlinear **q);
+/*
+ * qnt_quantize_site behind it: weights and inputs are the transformed ones; but for what could not be folded, which
+ * stays at run time in each layer: `kept`, or NULL.
+ */
+qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site,
+                                const struct qnti_transform *kept, qnt_qlinear **q);
 
 /* Whether the user set this parameter of the step. */
 bool qnti_recipe_given(const struct qnti_recipe_step *step, const char *name);
@@ -58,6 +62,8 @@ bool qnti_recipe_offers(const struct qnti_recipe_step *step, enum qnti_stage sta
 bool qnti_recipe_corrects(const struct qnti_recipe_step *step);
 /* Whether the recipe transforms the inputs of sites. */
 bool qnti_recipe_transforms(const qnt_recipe *recipe);
+/* The rotation of the residual stream [width] that the recipe's transform asks for; *t stays empty without one. */
+qnt_status qnti_recipe_residual(const qnt_recipe *recipe, size_t width, struct qnti_transform *t);
 /* Bits of enum qnti_need of all stages that run; of the transform alone; of those behind it. */
 unsigned qnti_recipe_needs(const qnt_recipe *recipe);
 unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe);

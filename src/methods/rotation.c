@@ -26,8 +26,7 @@ static qnt_status rotation_residual(qnt_context *ctx, const void *params, size_t
 {
     const struct rotation_params *p = params;
     uint64_t seed = (uint64_t)p->seed;
-    return qnti_rotation_hadamard(ctx, width, p->rotate_block ? (size_t)p->rotate_block : width,
-                                  p->signs ? &seed : NULL, &t->rotation);
+    return qnti_rotation_hadamard(ctx, width, (size_t)p->rotate_block, p->signs ? &seed : NULL, &t->rotation);
 }
 
 /* Behind a norm the stream is rotated already; a layer by itself takes the stream's rotation. */
@@ -41,7 +40,7 @@ static qnt_status rotation_transform(struct qnti_job *job, const qnt_layer *laye
         return rotation_residual(job->ctx, job->params, width, t);
     if (producer->cols == 1)
         return QNT_OK;
-    return qnti_rotation_hadamard(job->ctx, width, producer->head ? producer->head : width, NULL, &t->rotation);
+    return qnti_rotation_hadamard(job->ctx, width, producer->head, NULL, &t->rotation);
 }
 
 static qnt_status rotation_activations(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)

@@ -39,7 +39,7 @@ static double layers_weights(const struct qnt_plan *plan, enum qnti_site site, d
     double sum = 0;
     *largest = 0;
     for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++) {
-        const struct qnti_weight *w = qnti_checkpoint_weight(plan->model->checkpoint, 0, qnti_site_roles[site][i]);
+        const struct qnti_weight *w = qnti_checkpoint_weight(plan->job.source, 0, qnti_site_roles[site][i]);
         double n = w ? (double)w->rows * (double)w->cols : 0;
         sum += n;
         *largest = n > *largest ? n : *largest;
@@ -50,7 +50,7 @@ static double layers_weights(const struct qnt_plan *plan, enum qnti_site site, d
 /* Highest use of memory while a site is measured and quantized, beyond streams and block; flops of all blocks. */
 static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, bool hessian, double threads)
 {
-    const struct qnti_config *c = &plan->model->checkpoint->config;
+    const struct qnti_config *c = &plan->job.source->config;
     double in = (double)qnti_site_width(c, site), tokens = (double)plan->totals.tokens, largest;
     double weights = layers_weights(plan, site, &largest);
     bool kept = site == QNTI_SITE_O || site == QNTI_SITE_DOWN;
@@ -91,7 +91,7 @@ static double greater(double a, double b)
 /* Working memory of the forward pass on one window, and a norm's inputs of as many as are added at once. */
 static double window_bytes(const struct qnt_plan *plan, double threads)
 {
-    const struct qnti_config *c = &plan->model->checkpoint->config;
+    const struct qnti_config *c = &plan->job.source->config;
     double seqlen = (double)plan->windows.tokens, run = greater(seqlen, plan->windows.count ? QNTI_ADDED_TOKENS : 0);
     double widths = 2.0 * (double)c->hidden + 3.0 * (double)c->ffn + 3.0 * (double)(c->heads * c->head_dim);
     return 4 * (run * (double)c->hidden + seqlen * widths + threads * seqlen * seqlen);
@@ -100,7 +100,7 @@ static double window_bytes(const struct qnt_plan *plan, double threads)
 /* The end check: of both models the output matrix in f32, hidden states of its windows, a run of logits. */
 static double verify_bytes(const struct qnt_plan *plan)
 {
-    const struct qnti_config *c = &plan->model->checkpoint->config;
+    const struct qnti_config *c = &plan->job.source->config;
     double tokens = (double)(qnti_min(QNTI_VERIFY_WINDOWS, plan->windows.count) * plan->windows.tokens);
     double run = (double)qnti_min(256, plan->windows.tokens); /* eval/evaluate.c */
     if (!plan->windows.count || plan->options.no_verify)
@@ -112,7 +112,7 @@ static void estimate_work(struct qnt_plan *plan)
 {
     double threads = (double)qnti_max((size_t)qnt_context_threads(plan->ctx), 1);
     double streams = plan->recipe && qnt_recipe_needs_pairs(plan->recipe) ? 2 : 1;
-    double x = 4 * (double)plan->totals.tokens * (double)plan->model->checkpoint->config.hidden;
+    double x = 4 * (double)plan->totals.tokens * (double)plan->job.source->config.hidden;
     double base = PROCESS_BYTES + 4 * streams * block_weights(plan) + window_bytes(plan, threads);
     double memory = 0, spilled = 0, kept = 0;
     bool hessian = needs_hessian(plan);

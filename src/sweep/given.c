@@ -255,6 +255,10 @@ qnt_status qnti_given_open(struct qnt_plan *plan)
     if (!plan->recipe)
         return qnti_fail(plan->ctx, QNT_INVALID, "%s: method none has no use for statistics",
                          file ? plan->options.calibration : plan->options.importance);
+    if (plan->rotated)
+        return qnti_fail(plan->ctx, QNT_UNSUPPORTED,
+                         "%s is of the model's own channels, but recipe %s mixes them: give it a text",
+                         file ? plan->options.calibration : plan->options.importance, plan->job.recipe);
     QNT_TRY(QNTI_NEW(plan->ctx, 1, &plan->given));
     if (file)
         QNT_TRY(open_calibrations(plan));

@@ -157,11 +157,28 @@ static qnt_status check_format(const struct qnt_plan *plan)
     return QNT_OK;
 }
 
+/* The model as it is, or with its residual stream rotated as the recipe asks for. */
+static qnt_status choose_source(struct qnt_plan *plan)
+{
+    const struct qnti_checkpoint *model = plan->model->checkpoint;
+    struct qnti_transform stream = {0};
+    qnt_status status = QNT_OK;
+    plan->job.source = model;
+    if (plan->recipe)
+        status = qnti_recipe_residual(plan->recipe, model->config.hidden, &stream);
+    if (status == QNT_OK && !qnti_transform_is_identity(&stream))
+        status = qnti_checkpoint_rotate(model, &stream, &plan->rotated);
+    if (plan->rotated)
+        plan->job.source = plan->rotated;
+    qnti_transform_free(plan->ctx, &stream);
+    return status;
+}
+
 static qnt_status fill_job(struct qnt_plan *plan)
 {
     struct qnti_export *job = &plan->job;
     job->ctx = plan->ctx;
-    job->source = plan->model->checkpoint;
+    QNT_TRY(choose_source(plan));
     job->output_type = plan->options.output_type;
     job->embedding_type = plan->options.embedding_type;
     job->calibrated = plan->options.calibration || plan->options.importance;
@@ -259,6 +276,7 @@ void qnt_plan_destroy(qnt_plan *plan)
     qnti_free(ctx, plan->recipes);
     qnti_free(ctx, plan->outcomes);
     qnti_free(ctx, plan->job.targets);
+    qnti_checkpoint_rotated_free(plan->rotated);
     qnti_free(ctx, plan->windows.ids);
     qnti_plan_free_options(plan);
     qnti_free(ctx, plan->work.path);

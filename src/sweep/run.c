@@ -134,7 +134,7 @@ static qnt_status run_phases(struct qnt_plan *plan)
 /* What is worth keeping, and what whoever stopped the run should know. */
 static void end(struct qnt_plan *plan, qnt_status status)
 {
-    size_t blocks = plan->model->checkpoint->config.blocks, done = plan->work.count;
+    size_t blocks = plan->job.source->config.blocks, done = plan->work.count;
     bool stopped = status == QNT_CANCELLED, keep = plan->work.kept;
     if (status != QNT_OK)
         keep = plan->complete ? !stopped : done > 0;
@@ -166,7 +166,7 @@ qnt_status qnt_plan_run(qnt_plan *plan)
 void qnt_plan_get_outcome(const qnt_plan *plan, qnt_plan_outcome *outcome)
 {
     *outcome = (qnt_plan_outcome){.already = plan->already,
-                                  .blocks = plan->model->checkpoint->config.blocks,
+                                  .blocks = plan->job.source->config.blocks,
                                   .resumed_blocks = plan->work.resumed,
                                   .seconds = plan->seconds,
                                   .verified = plan->verified};

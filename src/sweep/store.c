@@ -53,7 +53,7 @@ static qnt_status add_floats(struct qnt_plan *plan, const struct qnti_block *flo
 {
     for (size_t i = 0; floats && i < 2 * QNTI_ROLES; i++) {
         enum qnti_role role = (enum qnti_role)(i / 2);
-        const struct qnti_checkpoint *model = plan->model->checkpoint;
+        const struct qnti_checkpoint *model = plan->job.source;
         const struct qnti_weight *w = i % 2 ? qnti_checkpoint_bias(model, floats->index, role)
                                             : qnti_checkpoint_weight(model, floats->index, role);
         const float *data = i % 2 ? floats->bias[role] : floats->weight[role];
@@ -247,7 +247,7 @@ static void apply_floats(const struct qnti_safetensors *file, const struct qnti_
 
 qnt_status qnti_store_apply(struct qnt_plan *plan, struct qnti_block *block, qnt_qlinear **layers)
 {
-    const struct qnti_checkpoint *model = plan->model->checkpoint;
+    const struct qnti_checkpoint *model = plan->job.source;
     const struct qnti_safetensors *file;
     QNT_TRY(qnti_store_read(plan, block->index, &file));
     for (enum qnti_role role = QNTI_ATTN_NORM; role < QNTI_ROLES; role++) {

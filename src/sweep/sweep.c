@@ -39,6 +39,7 @@ struct sweep {
     size_t index;                /* of the block in hand */
     qnt_qlinear *layers[QNTI_ROLES];
     qnt_calib *given[QNTI_SITES];/* from a file, behind the block's transforms */
+    struct qnti_transform kept[QNTI_SITES];   /* of the block's sites, at run time */
 };
 
 static bool is_quantized(const struct sweep *s, enum qnti_role role)
@@ -171,8 +172,10 @@ static qnt_status add_residual(struct sweep *s, enum qnti_site site)
 }
 
 /* Takes layers [first, last) of the site that share a recipe and a layout through it. */
-static qnt_status quantize_run(struct sweep *s, qnt_calib *calib, const size_t *targets, size_t count)
+static qnt_status quantize_run(struct sweep *s, enum qnti_site site, qnt_calib *calib, const size_t *targets,
+                               size_t count)
 {
+    const struct qnti_transform *kept = qnti_transform_is_identity(&s->kept[site]) ? NULL : &s->kept[site];
     struct qnt_plan *plan = s->plan;
     qnt_layer layers[MOST_LAYERS_OF_SITE] = {0};
     qnt_qlinear *q[MOST_LAYERS_OF_SITE] = {0};
@@ -190,7 +193,7 @@ static qnt_status quantize_run(struct sweep *s, qnt_calib *calib, const size_t *
     if (calib)
         QNT_TRY(qnti_given_apply(plan, targets[0], calib));
     QNT_TRY(qnti_quantize_folded(s->ctx, plan->recipes[targets[0]],
-                                 &(qnt_site){.layers = layers, .count = count}, q));
+                                 &(qnt_site){.layers = layers, .count = count}, kept, q));
     for (size_t i = 0; i < count; i++)
         s->layers[plan->job.targets[targets[i]].role] = q[i];
     return QNT_OK;
@@ -209,12 +212,13 @@ static bool same_way(const struct qnt_plan *plan, size_t a, size_t b)
 }
 
 /* Quantizes a site's linears and puts their values into the block. */
-static qnt_status quantize_site(struct sweep *s, qnt_calib *calib, const size_t *targets, size_t count)
+static qnt_status quantize_site(struct sweep *s, enum qnti_site site, qnt_calib *calib, const size_t *targets,
+                                size_t count)
 {
     for (size_t first = 0, last; first < count; first = last) {
         for (last = first + 1; last < count && same_way(s->plan, targets[first], targets[last]); last++)
             ;
-        QNT_TRY(quantize_run(s, calib, targets + first, last - first));
+        QNT_TRY(quantize_run(s, site, calib, targets + first, last - first));
     }
     for (size_t i = 0; i < count; i++) {
         enum qnti_role role = s->plan->job.targets[targets[i]].role;
@@ -258,7 +262,7 @@ static qnt_status sweep_site(struct sweep *s, enum qnti_site site)
     }
     if (s->calibrated && (calib || flow[site].residual))
         QNT_CHECK(capture(s, site, calib));
-    QNT_CHECK(quantize_site(s, calib, targets, count));
+    QNT_CHECK(quantize_site(s, site, calib, targets, count));
     qnt_calib_destroy(calib);
     calib = NULL;
     if (s->calibrated)
@@ -277,6 +281,7 @@ static void free_layers(struct sweep *s)
     for (size_t site = 0; site < QNTI_SITES; site++) {
         qnt_calib_destroy(s->given[site]);
         s->given[site] = NULL;
+        qnti_transform_free(s->ctx, &s->kept[site]);
     }
 }
 
@@ -300,14 +305,14 @@ static qnt_status transform_block(struct sweep *s, uint64_t *changed)
                                    .windows = s->windows, .tokens = s->tokens};
     if (!qnti_plan_transforms(s->plan, s->index))
         return QNT_OK;
-    if (!s->calibrated)
+    if (!s->calibrated && s->plan->given)
         QNT_TRY(load_given(s, &measure));
-    return qnti_transforms_fold(s->plan, &measure, &s->quantized.block, changed);
+    return qnti_transforms_fold(s->plan, &measure, &s->quantized.block, changed, s->kept);
 }
 
 static qnt_status quantize_block(struct sweep *s)
 {
-    uint64_t changed = 0;
+    uint64_t changed = s->plan->rotated ? UINT64_MAX : 0;
     QNT_TRY(transform_block(s, &changed));
     for (enum qnti_site site = 0; site < QNTI_SITES; site++)
         QNT_TRY(sweep_site(s, site));
@@ -407,7 +412,7 @@ static qnt_status sweep_all(struct sweep *s)
 
 qnt_status qnti_sweep_run(struct qnt_plan *plan)
 {
-    struct sweep s = {.plan = plan, .ctx = plan->ctx, .model = plan->model->checkpoint,
+    struct sweep s = {.plan = plan, .ctx = plan->ctx, .model = plan->job.source,
                       .windows = plan->windows.count, .tokens = plan->windows.tokens,
                       .spill = plan->spills ? plan->work.path : NULL};
     qnt_status status;

@@ -59,7 +59,8 @@ struct qnt_plan {
     qnt_quantize_options options;       /* its strings are in `strings` */
     void **strings;
     size_t string_count, string_capacity;
-    struct qnti_export job;             /* what becomes of every tensor */
+    const struct qnti_checkpoint *rotated;   /* the model with a rotated residual stream; NULL: as it is */
+    struct qnti_export job;             /* what becomes of every tensor; its source is one of the two */
     qnt_recipe *recipe;                 /* NULL: "none" */
     qnt_recipe **recipes;               /* [job.count], adapted to layout and overrides; NULL: only converted */
     struct qnti_windows windows;
@@ -202,11 +203,12 @@ qnt_status qnti_measure_block(const struct qnti_measure *measure);
 bool qnti_plan_transforms(const struct qnt_plan *plan, size_t block);
 /*
  * Measures the block with its unquantized weights, chooses the transforms of its sites and folds them. `changed` gets
- * bit 2 * role + bias for weights and biases that are no longer the source's. calib and sample of `measure` are empty
- * before and after, unless the calibrations are given: then they are those of the transformed inputs afterwards.
+ * bit 2 * role + bias for weights and biases that are no longer the source's, `kept` [QNTI_SITES] what stays at run
+ * time; it is the caller's. calib and sample of `measure` are empty before and after, unless the calibrations are
+ * given: then they are those of the transformed inputs afterwards.
  */
 qnt_status qnti_transforms_fold(struct qnt_plan *plan, struct qnti_measure *measure, struct qnti_block *block,
-                                uint64_t *changed);
+                                uint64_t *changed, struct qnti_transform *kept);
 
 /* --- sweep.c --- */
 qnt_status qnti_sweep_run(struct qnt_plan *plan);

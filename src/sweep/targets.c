@@ -190,6 +190,8 @@ static qnt_status make_recipe(struct qnt_plan *plan, size_t index, size_t *used)
         status = layout ? qnti_recipe_adapt(own, layout, &plan->recipes[index]) : QNT_NOT_FOUND;
         if (status == QNT_OK && quantizes_inputs(own) && !quantizes_inputs(plan->recipes[index]))
             t->note = "its inputs are not quantized: the format holds no activations";
+        if (status == QNT_OK && plan->rotated && t->role == QNTI_DOWN && !qnti_layout_at_run_time(layout))
+            t->note = "its inputs are not rotated: the format holds nothing to do at run time";
         if (status == QNT_OK)
             keep_misfit_float(plan, index, layout);
     }

@@ -11,6 +11,7 @@
 
 #include <string.h>
 #include "calib/calib.h"
+#include "pack/layout.h"
 #include "transform/fold.h"
 
 /*
@@ -34,6 +35,7 @@ struct transforms {
     struct qnti_measure *measure;
     struct qnti_block *block;
     uint64_t *changed;
+    struct qnti_transform *kept;       /* [QNTI_SITES] */
     /* The site in hand: its layers that are quantized, and the recipe of the first that transforms. */
     qnt_layer layers[MOST_LAYERS_OF_SITE];
     char names[MOST_LAYERS_OF_SITE][QNTI_LAYER_NAME_BYTES];
@@ -80,11 +82,12 @@ static qnt_status shared_heads(const struct transforms *t, uint32_t **map)
 static qnt_producer producer_of(const struct transforms *t, enum qnti_site site, const uint32_t *map)
 {
     enum qnti_role role = producers[site];
-    const struct qnti_weight *w = qnti_checkpoint_weight(t->plan->model->checkpoint, t->block->index, role);
+    const struct qnti_weight *w = qnti_checkpoint_weight(t->plan->job.source, t->block->index, role);
     bool norm = w->rows == 1;
     return (qnt_producer){.weight = t->block->weight[role], .bias = t->block->bias[role],
                           .rows = norm ? w->cols : w->rows, .cols = norm ? 1 : w->cols,
-                          .map = site == QNTI_SITE_O ? map : NULL};
+                          .map = site == QNTI_SITE_O ? map : NULL,
+                          .head = site == QNTI_SITE_O ? t->config->head_dim : 0};
 }
 
 static qnt_status choose(struct transforms *t, enum qnti_site site, const qnt_producer *producer,
@@ -106,7 +109,7 @@ static qnt_status choose(struct transforms *t, enum qnti_site site, const qnt_pr
 /* Rows of a consumer in the coordinates of the transformed input. */
 static qnt_status fold_consumer(struct transforms *t, enum qnti_role role, const struct qnti_transform *transform)
 {
-    const struct qnti_weight *w = qnti_checkpoint_weight(t->plan->model->checkpoint, t->block->index, role);
+    const struct qnti_weight *w = qnti_checkpoint_weight(t->plan->job.source, t->block->index, role);
     float *weight = t->block->weight[role], *bias = t->block->bias[role], *row;
     QNT_TRY(QNTI_NEW_RAW(t->ctx, 2 * w->cols, &row));
     for (size_t r = 0; r < w->rows; r++) {
@@ -151,6 +154,15 @@ static qnt_status fold(struct transforms *t, enum qnti_site site, const qnt_prod
     return t->measure->given ? qnti_calib_rescale(t->measure->calib[site], transform->scale) : QNT_OK;
 }
 
+/* A rotation that nothing absorbs stays at run time, where the layers' format holds one; the plan says where not. */
+static void keep(struct transforms *t, enum qnti_site site, struct qnti_transform *transform)
+{
+    if (!qnti_layout_at_run_time(qnti_layout_find(t->ctx, t->layers[0].format)))
+        return;
+    t->kept[site] = *transform;
+    *transform = (struct qnti_transform){0};
+}
+
 static qnt_status transform_site(struct transforms *t, enum qnti_site site)
 {
     struct qnti_transform transform = {0};
@@ -164,6 +176,10 @@ static qnt_status transform_site(struct transforms *t, enum qnti_site site)
     producer = producer_of(t, site, map);
     qnti_plan_progress(t->plan, t->names[0], (double)t->block->index / (double)t->config->blocks);
     QNT_CHECK(choose(t, site, &producer, &transform));
+    if (transform.rotation.block && !producer.head) {
+        keep(t, site, &transform);
+        goto cleanup;
+    }
     if (!qnti_transform_is_identity(&transform))
         status = fold(t, site, &producer, &transform);
     if (status == QNT_UNSUPPORTED) {
@@ -191,8 +207,8 @@ static size_t step_of(struct transforms *t)
     return hessian ? qnti_max(t->measure->windows * t->measure->tokens / enough, 1) : 1;
 }
 
-/* Calibrations and samples for the sites whose recipes transform. */
-static qnt_status open_sites(struct transforms *t)
+/* Calibrations and samples for the sites whose recipes transform by them; whether there is one. */
+static qnt_status open_sites(struct transforms *t, bool *measured)
 {
     struct qnti_measure *m = t->measure;
     m->step = step_of(t);
@@ -204,6 +220,9 @@ static qnt_status open_sites(struct transforms *t)
         if (!t->recipe)
             continue;
         needs = qnti_recipe_transform_needs(t->recipe);
+        if (!needs)
+            continue;
+        *measured = true;
         QNT_TRY(qnti_calib_create(t->ctx, (needs & ~(unsigned)QNTI_NEED_SAMPLES) | QNTI_NEED_MOMENTS, width,
                                   &m->calib[site]));
         if (needs & QNTI_NEED_SAMPLES)
@@ -231,15 +250,16 @@ bool qnti_plan_transforms(const struct qnt_plan *plan, size_t block)
 }
 
 qnt_status qnti_transforms_fold(struct qnt_plan *plan, struct qnti_measure *measure, struct qnti_block *block,
-                                uint64_t *changed)
+                                uint64_t *changed, struct qnti_transform *kept)
 {
-    struct transforms t = {.plan = plan, .ctx = plan->ctx, .config = &plan->model->checkpoint->config,
-                           .measure = measure, .block = block, .changed = changed};
+    struct transforms t = {.plan = plan, .ctx = plan->ctx, .config = &plan->job.source->config,
+                           .measure = measure, .block = block, .changed = changed, .kept = kept};
+    bool measured = false;
     qnt_status status;
-    if (!measure->given) {
-        QNT_CHECK(open_sites(&t));
+    if (!measure->given && measure->windows)
+        QNT_CHECK(open_sites(&t, &measured));
+    if (measured)
         QNT_CHECK(qnti_measure_block(measure));
-    }
     for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
         QNT_CHECK(transform_site(&t, site));
         close_site(&t, site);

@@ -48,7 +48,7 @@ static size_t block_files(const struct qnt_plan *plan, bool remove)
 
 static qnt_status find_finished(struct qnt_plan *plan)
 {
-    for (size_t b = 0; b < plan->model->checkpoint->config.blocks; b++) {
+    for (size_t b = 0; b < plan->job.source->config.blocks; b++) {
         QNT_TRY(qnti_store_finished(plan, b, &plan->work.finished[b]));
         plan->work.count += plan->work.finished[b];
         QNT_TRY(qnti_cancelled(plan->ctx));
@@ -112,7 +112,7 @@ static qnt_status prepare(struct qnt_plan *plan)
     struct qnti_work *work = &plan->work;
     qnti_work_free(plan);
     work->count = work->resumed = 0;
-    QNT_TRY(QNTI_NEW(plan->ctx, plan->model->checkpoint->config.blocks, &work->finished));
+    QNT_TRY(QNTI_NEW(plan->ctx, plan->job.source->config.blocks, &work->finished));
     QNT_TRY(qnti_path_join(plan->ctx, work->path, "lock", &work->lock_path));
     return qnti_path_join(plan->ctx, work->path, "plan.json", &work->plan_path);
 }
@@ -144,7 +144,7 @@ static qnt_status check_room(qnt_context *ctx, const char *path, uint64_t needed
 qnt_status qnti_work_check_disk(const struct qnt_plan *plan)
 {
     const struct qnti_work *work = &plan->work;
-    size_t blocks = plan->model->checkpoint->config.blocks;
+    size_t blocks = plan->job.source->config.blocks;
     uint64_t output = plan->totals.output_bytes, needed = 0;
     bool same = true;
     if (work->held && work->count < blocks)

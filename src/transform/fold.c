@@ -4,7 +4,8 @@
  * Channel c of the input is row r = map[c] of the producer: its weight row
  * becomes row / scale, its bias (bias - shift) / scale. A norm that multiplies
  * by base + weight (Gemma's 1 + w) keeps base in its new weight. Channels that
- * share a row must have the same scale and shift and cannot change places.
+ * share a row must have the same scale and shift and cannot change places. A
+ * rotation within heads mixes the rows of each head.
  */
 #include "transform/fold.h"
 
@@ -32,10 +33,21 @@ static qnt_status check_shared(qnt_context *ctx, const qnt_producer *p, const st
     return status;
 }
 
+/* Whether the channels of a block are those of a block of rows, in the same order. */
+static qnt_status check_heads(qnt_context *ctx, const qnt_producer *p, size_t block, size_t width)
+{
+    for (size_t c = 0; c < width; c++)
+        if (p->map[c] % block != c % block || p->map[c] / block != p->map[c / block * block] / block)
+            return qnti_fail(ctx, QNT_UNSUPPORTED, "channel %zu is not in the order of its head", c);
+    return QNT_OK;
+}
+
 qnt_status qnti_fold_check(qnt_context *ctx, const qnt_producer *p, const struct qnti_transform *t, size_t width)
 {
-    if (t->rotation.block)
-        return qnti_fail(ctx, QNT_UNSUPPORTED, "a rotation cannot be folded into a norm or a linear");
+    if (t->rotation.block && (t->rotation.sign || !p->head || p->head % t->rotation.block || p->rows % p->head))
+        return qnti_fail(ctx, QNT_UNSUPPORTED, "a rotation can only be folded into the heads of values");
+    if (t->rotation.block && p->map)
+        QNT_TRY(check_heads(ctx, p, t->rotation.block, width));
     if (t->shift && !p->bias)
         return qnti_fail(ctx, QNT_UNSUPPORTED, "a shift needs a bias to be folded into");
     if (t->permutation && p->map)
@@ -70,6 +82,25 @@ static qnt_status permute_rows(qnt_context *ctx, const uint32_t *order, size_t r
     return QNT_OK;
 }
 
+/* The rows of each block, as vectors down the columns. */
+static qnt_status rotate_rows(qnt_context *ctx, const struct qnti_transform *t, size_t rows, size_t cols, float *x)
+{
+    struct qnti_transform rotation = {.rotation = t->rotation};
+    float *column;
+    if (!x)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(ctx, 3 * rows, &column));
+    for (size_t c = 0; c < cols; c++) {
+        for (size_t r = 0; r < rows; r++)
+            column[r] = x[r * cols + c];
+        qnti_transform_forward(&rotation, rows, column, column + rows, column + 2 * rows);
+        for (size_t r = 0; r < rows; r++)
+            x[r * cols + c] = column[rows + r];
+    }
+    qnti_free(ctx, column);
+    return QNT_OK;
+}
+
 qnt_status qnti_fold(qnt_context *ctx, const qnt_producer *p, const struct qnti_transform *t, size_t width)
 {
     uint8_t *done;
@@ -81,8 +112,12 @@ qnt_status qnti_fold(qnt_context *ctx, const qnt_producer *p, const struct qnti_
         done[r] = 1;
     }
     qnti_free(ctx, done);
-    if (!t->permutation)
+    if (t->permutation) {
+        QNT_TRY(permute_rows(ctx, t->permutation, p->rows, p->cols, p->weight));
+        QNT_TRY(permute_rows(ctx, t->permutation, p->rows, 1, p->bias));
+    }
+    if (!t->rotation.block)
         return QNT_OK;
-    QNT_TRY(permute_rows(ctx, t->permutation, p->rows, p->cols, p->weight));
-    return permute_rows(ctx, t->permutation, p->rows, 1, p->bias);
+    QNT_TRY(rotate_rows(ctx, t, p->rows, p->cols, p->weight));
+    return rotate_rows(ctx, t, p->rows, 1, p->bias);
 }

@@ -2,8 +2,8 @@
  * fold.h - a transform of a site's input folded into what makes that input.
  *
  * The producer is a norm or the rows of a linear; x' = P ((x - shift) / scale)
- * comes out of it when its weight and bias are changed once. A rotation cannot
- * be folded into either.
+ * comes out of it when its weight and bias are changed once. A rotation can be
+ * folded only into the heads of values, without signs.
  */
 #ifndef QNTI_FOLD_H
 #define QNTI_FOLD_H

@@ -11,9 +11,12 @@
 qnt_status qnti_rotation_hadamard(qnt_context *ctx, size_t width, size_t block, const uint64_t *seed,
                                   struct qnti_rotation *r)
 {
-    size_t small = qnti_hadamard_order(block);
     struct qnti_random random;
-    if (!block || width % block)
+    size_t small;
+    if (!block)
+        block = qnti_hadamard_divisor(width);
+    small = qnti_hadamard_order(block);
+    if (width % block)
         return qnti_fail(ctx, QNT_UNSUPPORTED, "blocks of %zu channels do not divide a width of %zu", block, width);
     if (!small)
         return qnti_fail(ctx, QNT_UNSUPPORTED, "there is no Hadamard matrix of order %zu here", block);

@@ -25,8 +25,9 @@ struct qnti_transform {
 };
 
 /*
- * Blocks of the width by the Hadamard matrix of that order, after signs that a generator seeded with *seed draws for
- * all of the width; NULL: none. QNT_UNSUPPORTED: the block is no divisor, or there is no such matrix.
+ * Blocks of the width (0: as large as there are matrices) by the Hadamard matrix of that order, after signs that a
+ * generator seeded with *seed draws for all of the width; NULL: none. QNT_UNSUPPORTED: the block is no divisor, or
+ * there is no such matrix.
  */
 qnt_status qnti_rotation_hadamard(qnt_context *ctx, size_t width, size_t block, const uint64_t *seed,
                                   struct qnti_rotation *rotation);
