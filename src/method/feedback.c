@@ -82,6 +82,7 @@ qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedbac
         QNT_TRY(qnti_qlinear_warn(q, "damping raised from %g to %g", p->damping.share, job->damping.share));
     if (order == QNTI_ORDER_ACT && !p->static_groups && grid.map.cols && grid.map.rows == 1)
         QNT_CHECK(group_along_order(job, &grid, &index));
+    QNT_CHECK(qnti_make_up(job, p->qep, p->damping, q->out));
     if (p->asymmetric)
         QNT_CHECK(pull_of(job, p->alpha, &pull));
     f.importance = qnti_job_grid_importance(job);
@@ -106,12 +107,14 @@ cleanup:
 
 unsigned qnti_feedback_needs(const struct qnti_feedback_params *p)
 {
-    return QNTI_NEED_HESSIAN | (p->asymmetric ? QNTI_NEED_PAIRS : 0);
+    return QNTI_NEED_HESSIAN | (p->asymmetric || p->qep > 0 ? QNTI_NEED_PAIRS : 0);
 }
 
 qnt_status qnti_feedback_check(qnt_context *ctx, const char *method, const struct qnti_feedback_params *p,
                                const struct qnti_affine_params *affine)
 {
+    if (p->asymmetric && p->qep > 0)
+        return qnti_fail(ctx, QNT_INVALID, "%s: asymmetric and qep make up for the same errors, choose one", method);
     if (p->act_group_aware && p->act_order)
         return qnti_fail(ctx, QNT_INVALID, "%s: act_group_aware and act_order are two orders, choose one", method);
     if (p->act_group_aware && (affine->group_size == 0 || affine->per_tensor))

@@ -10,9 +10,14 @@ struct qnti_feedback_params {
     struct qnti_damping damping;
     int block_size;
     bool act_order, static_groups, act_group_aware, asymmetric;
-    double alpha;
+    double alpha, qep;
 };
 
+#define QNTI_QEP_ROW(type, member)                                                                                     \
+    {                                                                                                                  \
+        "qep", QNTI_PARAM_FLOAT, offsetof(type, member), 0, 0, 1, NULL,                                                \
+            "share of what the layers before have lost that the weights make up for"                                   \
+    }
 #define QNTI_FEEDBACK_ROW(type, member, name, kind, value, least, greatest, help)                                      \
     {                                                                                                                  \
         #name, QNTI_PARAM_##kind, offsetof(type, member.name), value, least, greatest, NULL, help                      \
@@ -26,7 +31,8 @@ struct qnti_feedback_params {
         QNTI_FEEDBACK_ROW(type, member, act_group_aware, BOOL, 0, 0, 1,                                                \
                           "groups, and columns inside them, by falling diagonal"),                                     \
         QNTI_FEEDBACK_ROW(type, member, asymmetric, BOOL, 0, 0, 1, "aim at the unquantized model's output (GPTAQ)"),   \
-        QNTI_FEEDBACK_ROW(type, member, alpha, FLOAT, 0.25, 0, 100, "strength of asymmetric")
+        QNTI_FEEDBACK_ROW(type, member, alpha, FLOAT, 0.25, 0, 100, "strength of asymmetric"),                         \
+        QNTI_QEP_ROW(type, member.qep)
 
 /* Fills the layer; rounds to nearest, with a warning, where the Hessian has no factor. */
 qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedback_params *p,
@@ -34,6 +40,11 @@ qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedbac
 /* Combinations of parameters that make no sense. */
 qnt_status qnti_feedback_check(qnt_context *ctx, const char *method, const struct qnti_feedback_params *p,
                                const struct qnti_affine_params *affine);
+/*
+ * propagation.c: the weight of the layer in hand becomes the one that makes up for a share of what was lost before it;
+ * 0: nothing. `rows` of the layer; the damping counts where the job has no factor yet.
+ */
+qnt_status qnti_make_up(struct qnti_job *job, double share, struct qnti_damping damping, size_t rows);
 /* What the calibration must gather. */
 unsigned qnti_feedback_needs(const struct qnti_feedback_params *p);
 

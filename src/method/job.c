@@ -95,8 +95,8 @@ static void transpose(float *m, size_t n)
         }
 }
 
-/* H' = T H T^T for the linear part T of the transform: rows, then columns. */
-static qnt_status transform_hessian(struct qnti_job *job, size_t n)
+/* M' = T M T^T for the linear part T of the transform: rows, then columns. */
+static qnt_status transform_products(struct qnti_job *job, size_t n, float *m)
 {
     struct qnti_transform linear;
     float *scratch;
@@ -104,15 +104,13 @@ static qnt_status transform_hessian(struct qnti_job *job, size_t n)
         return QNT_OK;
     linear = *job->transform;
     linear.shift = NULL;
-    if (job->transform->shift)
-        shift_hessian(job->calib, job->transform->shift, n, job->hessian);
     QNT_TRY(QNTI_NEW_RAW(job->ctx, 2 * n, &scratch));
     for (int side = 0; side < 2; side++) {
         for (size_t i = 0; i < n; i++) {
-            qnti_transform_forward(&linear, n, job->hessian + i * n, scratch, scratch + n);
-            memcpy(job->hessian + i * n, scratch, n * sizeof *scratch);
+            qnti_transform_forward(&linear, n, m + i * n, scratch, scratch + n);
+            memcpy(m + i * n, scratch, n * sizeof *scratch);
         }
-        transpose(job->hessian, n);
+        transpose(m, n);
     }
     qnti_free(job->ctx, scratch);
     return QNT_OK;
@@ -167,7 +165,9 @@ static qnt_status load_hessian(struct qnti_job *job)
     QNT_TRY(QNTI_NEW(job->ctx, n, &job->dead));
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->hessian));
     QNT_TRY(qnti_gram_read(job->calib->hessian, 2.0 / (double)job->calib->tokens, job->hessian));
-    QNT_TRY(transform_hessian(job, n));
+    if (job->transform && job->transform->shift)
+        shift_hessian(job->calib, job->transform->shift, n, job->hessian);
+    QNT_TRY(transform_products(job, n, job->hessian));
     for (size_t j = 0; j < n; j++)
         if (job->hessian[j * n + j] == 0) {
             job->hessian[j * n + j] = 1;
@@ -316,10 +316,11 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross)
     size_t n = job->calib->in;
     if (!job->calib->cross)
         return qnti_fail(job->ctx, QNT_INVALID, "the method needs paired inputs (input_fp)");
-    if (job->transform)
-        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "asymmetric calibration behind a transform is not known");
+    if (job->transform && job->transform->shift)
+        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "pairs of inputs behind a shift are not known");
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, cross));
-    return qnti_gram_read(job->calib->cross, 2.0 / (double)job->calib->tokens, *cross);
+    QNT_TRY(qnti_gram_read(job->calib->cross, 2.0 / (double)job->calib->tokens, *cross));
+    return transform_products(job, n, *cross);
 }
 
 qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x)

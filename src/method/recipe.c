@@ -208,10 +208,6 @@ static qnt_status resolve(qnt_recipe *recipe)
         if (step->method->check)
             QNT_TRY(step->method->check(recipe->ctx, step->params));
     }
-    if (qnti_recipe_transforms(recipe) && (qnti_recipe_needs(recipe) & QNTI_NEED_PAIRS))
-        return qnti_fail(recipe->ctx, QNT_UNSUPPORTED,
-                         "recipe \"%s\": asymmetric calibration behind a transform of the inputs is not known",
-                         recipe->text.data);
     if (recipe->provider[QNTI_STAGE_WEIGHTS] < 0)
         return qnti_fail(recipe->ctx, QNT_INVALID, "recipe \"%s\": no method quantizes the weights",
                          recipe->text.data);

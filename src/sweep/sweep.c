@@ -39,7 +39,8 @@ struct sweep {
     size_t index;                /* of the block in hand */
     qnt_qlinear *layers[QNTI_ROLES];
     qnt_calib *given[QNTI_SITES];/* from a file, behind the block's transforms */
-    struct qnti_transform kept[QNTI_SITES];   /* of the block's sites, at run time */
+    struct qnti_site_transforms transforms[QNTI_SITES];   /* of the block in hand */
+    float *aligned;              /* [run][tokens][widest site] the source's inputs as the transforms would have them */
 };
 
 static bool is_quantized(const struct sweep *s, enum qnti_role role)
@@ -98,12 +99,33 @@ static size_t streams_of(struct sweep *s, struct stream *streams[2])
     return s->paired ? 2 : 1;
 }
 
+/*
+ * The source's inputs in the coordinates of the block whose transforms are folded; the source's own block stays as it
+ * is, so that a run that goes on behind this block carries the same numbers.
+ */
+static qnt_status align(struct sweep *s, enum qnti_site site, const float *x, size_t tokens, const float **aligned)
+{
+    const struct qnti_transform *t = &s->transforms[site].folded;
+    size_t width = qnti_site_width(s->config, site);
+    float *scratch;
+    *aligned = x;
+    if (!x || qnti_transform_is_identity(t))
+        return QNT_OK;
+    *aligned = s->aligned;
+    QNT_TRY(QNTI_NEW_RAW(s->ctx, width, &scratch));
+    for (size_t i = 0; i < tokens; i++)
+        qnti_transform_forward(t, width, x + i * width, s->aligned + i * width, scratch);
+    qnti_free(s->ctx, scratch);
+    return QNT_OK;
+}
+
 /* The inputs of windows [first, last): into the calibration (may be NULL), kept where a residual follows. */
 static qnt_status capture_run(struct sweep *s, enum qnti_site site, size_t first, size_t last, qnt_calib *calib)
 {
     struct stream *streams[2];
     size_t width = qnti_site_width(s->config, site), count = streams_of(s, streams);
     float *in[2] = {NULL, NULL};
+    const float *source;
     for (size_t i = 0; i < count; i++) {
         in[i] = flow[site].residual ? part(s, &streams[i]->input, first, width) : s->scratch[i];
         for (size_t w = first; w < last; w++) {
@@ -112,8 +134,9 @@ static qnt_status capture_run(struct sweep *s, enum qnti_site site, size_t first
             QNT_TRY(qnti_cancelled(s->ctx));
         }
     }
+    QNT_TRY(align(s, site, calib ? in[1] : NULL, (last - first) * s->tokens, &source));
     if (calib)
-        QNT_TRY(qnti_calib_add_f32(calib, in[0], in[1], (last - first) * s->tokens));
+        QNT_TRY(qnti_calib_add_f32(calib, in[0], source, (last - first) * s->tokens));
     for (size_t i = 0; flow[site].residual && i < count; i++)
         for (size_t w = first; w < last; w++)
             done(s, &streams[i]->input, w, width);
@@ -175,7 +198,7 @@ static qnt_status add_residual(struct sweep *s, enum qnti_site site)
 static qnt_status quantize_run(struct sweep *s, enum qnti_site site, qnt_calib *calib, const size_t *targets,
                                size_t count)
 {
-    const struct qnti_transform *kept = qnti_transform_is_identity(&s->kept[site]) ? NULL : &s->kept[site];
+    const struct qnti_transform *kept = &s->transforms[site].kept;
     struct qnt_plan *plan = s->plan;
     qnt_layer layers[MOST_LAYERS_OF_SITE] = {0};
     qnt_qlinear *q[MOST_LAYERS_OF_SITE] = {0};
@@ -193,7 +216,8 @@ static qnt_status quantize_run(struct sweep *s, enum qnti_site site, qnt_calib *
     if (calib)
         QNT_TRY(qnti_given_apply(plan, targets[0], calib));
     QNT_TRY(qnti_quantize_folded(s->ctx, plan->recipes[targets[0]],
-                                 &(qnt_site){.layers = layers, .count = count}, kept, q));
+                                 &(qnt_site){.layers = layers, .count = count},
+                                 qnti_transform_is_identity(kept) ? NULL : kept, q));
     for (size_t i = 0; i < count; i++)
         s->layers[plan->job.targets[targets[i]].role] = q[i];
     return QNT_OK;
@@ -281,7 +305,8 @@ static void free_layers(struct sweep *s)
     for (size_t site = 0; site < QNTI_SITES; site++) {
         qnt_calib_destroy(s->given[site]);
         s->given[site] = NULL;
-        qnti_transform_free(s->ctx, &s->kept[site]);
+        qnti_transform_free(s->ctx, &s->transforms[site].kept);
+        qnti_transform_free(s->ctx, &s->transforms[site].folded);
     }
 }
 
@@ -307,7 +332,7 @@ static qnt_status transform_block(struct sweep *s, uint64_t *changed)
         return QNT_OK;
     if (!s->calibrated && s->plan->given)
         QNT_TRY(load_given(s, &measure));
-    return qnti_transforms_fold(s->plan, &measure, &s->quantized.block, changed, s->kept);
+    return qnti_transforms_fold(s->plan, &measure, &s->quantized.block, changed, s->transforms);
 }
 
 static qnt_status quantize_block(struct sweep *s)
@@ -380,10 +405,12 @@ static qnt_status start_stream(struct sweep *s, struct stream *stream)
 
 static qnt_status start(struct sweep *s)
 {
-    size_t widest = 0;
-    for (enum qnti_site site = 0; site < QNTI_SITES; site++)
+    size_t widest = 0, widest_of_all = 0;
+    for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
+        widest_of_all = qnti_max(widest_of_all, qnti_site_width(s->config, site));
         if (!flow[site].residual)
             widest = qnti_max(widest, qnti_site_width(s->config, site));
+    }
     QNT_TRY(qnti_workspace_create(s->model, s->tokens, &s->workspace));
     QNT_TRY(QNTI_NEW_RAW(s->ctx, s->tokens * widest, &s->before));
     QNT_TRY(QNTI_NEW_RAW(s->ctx, s->run * s->tokens * widest, &s->scratch[0]));
@@ -391,6 +418,7 @@ static qnt_status start(struct sweep *s)
     if (!s->paired)
         return QNT_OK;
     QNT_TRY(QNTI_NEW_RAW(s->ctx, s->run * s->tokens * widest, &s->scratch[1]));
+    QNT_TRY(QNTI_NEW_RAW(s->ctx, s->run * s->tokens * widest_of_all, &s->aligned));
     return start_stream(s, &s->source);
 }
 
@@ -425,6 +453,7 @@ qnt_status qnti_sweep_run(struct qnt_plan *plan)
     qnti_free(s.ctx, s.before);
     qnti_free(s.ctx, s.scratch[0]);
     qnti_free(s.ctx, s.scratch[1]);
+    qnti_free(s.ctx, s.aligned);
     qnti_spill_free(&s.quantized.x);
     qnti_spill_free(&s.quantized.input);
     qnti_spill_free(&s.source.x);

@@ -203,12 +203,15 @@ qnt_status qnti_measure_block(const struct qnti_measure *measure);
 bool qnti_plan_transforms(const struct qnt_plan *plan, size_t block);
 /*
  * Measures the block with its unquantized weights, chooses the transforms of its sites and folds them. `changed` gets
- * bit 2 * role + bias for weights and biases that are no longer the source's, `kept` [QNTI_SITES] what stays at run
- * time; it is the caller's. calib and sample of `measure` are empty before and after, unless the calibrations are
- * given: then they are those of the transformed inputs afterwards.
+ * bit 2 * role + bias for weights and biases that are no longer the source's, `sites` [QNTI_SITES] what was done; it is
+ * the caller's. calib and sample of `measure` are empty before and after, unless the calibrations are given: then they
+ * are those of the transformed inputs afterwards.
  */
+struct qnti_site_transforms {
+    struct qnti_transform folded, kept;   /* into what makes the input; at run time */
+};
 qnt_status qnti_transforms_fold(struct qnt_plan *plan, struct qnti_measure *measure, struct qnti_block *block,
-                                uint64_t *changed, struct qnti_transform *kept);
+                                uint64_t *changed, struct qnti_site_transforms *sites);
 
 /* --- sweep.c --- */
 qnt_status qnti_sweep_run(struct qnt_plan *plan);

@@ -35,7 +35,7 @@ struct transforms {
     struct qnti_measure *measure;
     struct qnti_block *block;
     uint64_t *changed;
-    struct qnti_transform *kept;       /* [QNTI_SITES] */
+    struct qnti_site_transforms *sites;   /* [QNTI_SITES] */
     /* The site in hand: its layers that are quantized, and the recipe of the first that transforms. */
     qnt_layer layers[MOST_LAYERS_OF_SITE];
     char names[MOST_LAYERS_OF_SITE][QNTI_LAYER_NAME_BYTES];
@@ -154,13 +154,10 @@ static qnt_status fold(struct transforms *t, enum qnti_site site, const qnt_prod
     return t->measure->given ? qnti_calib_rescale(t->measure->calib[site], transform->scale) : QNT_OK;
 }
 
-/* A rotation that nothing absorbs stays at run time, where the layers' format holds one; the plan says where not. */
-static void keep(struct transforms *t, enum qnti_site site, struct qnti_transform *transform)
+static void move(struct qnti_transform *from, struct qnti_transform *to)
 {
-    if (!qnti_layout_at_run_time(qnti_layout_find(t->ctx, t->layers[0].format)))
-        return;
-    t->kept[site] = *transform;
-    *transform = (struct qnti_transform){0};
+    *to = *from;
+    *from = (struct qnti_transform){0};
 }
 
 static qnt_status transform_site(struct transforms *t, enum qnti_site site)
@@ -177,11 +174,14 @@ static qnt_status transform_site(struct transforms *t, enum qnti_site site)
     qnti_plan_progress(t->plan, t->names[0], (double)t->block->index / (double)t->config->blocks);
     QNT_CHECK(choose(t, site, &producer, &transform));
     if (transform.rotation.block && !producer.head) {
-        keep(t, site, &transform);
-        goto cleanup;
-    }
-    if (!qnti_transform_is_identity(&transform))
+        status = QNT_OK; /* nothing absorbs it: it stays at run time; the plan says where a format holds none */
+        if (qnti_layout_at_run_time(qnti_layout_find(t->ctx, t->layers[0].format)))
+            move(&transform, &t->sites[site].kept);
+    } else if (!qnti_transform_is_identity(&transform)) {
         status = fold(t, site, &producer, &transform);
+        if (status == QNT_OK)
+            move(&transform, &t->sites[site].folded);
+    }
     if (status == QNT_UNSUPPORTED) {
         qnti_log(t->ctx, QNT_LOG_WARNING, "%s: its input is not transformed: %s", t->names[0],
                  qnt_context_message(t->ctx));
@@ -250,10 +250,10 @@ bool qnti_plan_transforms(const struct qnt_plan *plan, size_t block)
 }
 
 qnt_status qnti_transforms_fold(struct qnt_plan *plan, struct qnti_measure *measure, struct qnti_block *block,
-                                uint64_t *changed, struct qnti_transform *kept)
+                                uint64_t *changed, struct qnti_site_transforms *sites)
 {
     struct transforms t = {.plan = plan, .ctx = plan->ctx, .config = &plan->job.source->config,
-                           .measure = measure, .block = block, .changed = changed, .kept = kept};
+                           .measure = measure, .block = block, .changed = changed, .sites = sites};
     bool measured = false;
     qnt_status status;
     if (!measure->given && measure->windows)
