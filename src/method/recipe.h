@@ -41,6 +41,12 @@ qnt_status qnti_choose_transform(qnt_context *ctx, const qnt_recipe *recipe, con
 /* qnt_quantize_site behind it: weights and inputs are the transformed ones. */
 qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site, qnt_qlinear **q);
 
+/*
+ * What a block's layers of these shapes get together (struct qnti_method, plan): their recipes are changed, and say so.
+ */
+qnt_status qnti_recipes_plan(qnt_context *ctx, qnt_recipe *const *recipes, const struct qnti_shape *shapes,
+                             size_t count);
+
 /* Whether the user set this parameter of the step. */
 bool qnti_recipe_given(const struct qnti_recipe_step *step, const char *name);
 /* A parameter of the step's method as a number; `otherwise` where the method has none of that name. */

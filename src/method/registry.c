@@ -11,6 +11,8 @@
     X(awq)         \
     X(smoothquant) \
     X(llm_int8)    \
+    X(spqr)        \
+    X(owq)         \
     X(refine)
 
 #define DECLARE(name) extern const struct qnti_method qnti_method_##name;

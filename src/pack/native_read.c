@@ -115,6 +115,8 @@ static qnt_status read_grid(const struct reader *r, struct qnti_grid *grid, size
                                .float_type = (qnt_dtype)w[GRID_FLOAT_TYPE],
                                .scale_type = (qnt_dtype)w[GRID_SCALE_TYPE],
                                .integer_offset = w[GRID_INTEGER_OFFSET] != 0,
+                               .real_offset = w[GRID_FORM] == QNTI_FORM_ZERO && !w[GRID_INTEGER_OFFSET] &&
+                                              !w[GRID_CONSTANT_OFFSET],
                                .constant_offset = w[GRID_CONSTANT_OFFSET] != 0,
                                .offset = qnti_float((uint32_t)w[GRID_OFFSET_BITS]),
                                .codebook_size = (unsigned)w[GRID_CODEBOOK],

@@ -41,8 +41,11 @@ static qnt_status nearest_chunk(void *arg, size_t index)
     size_t first = index * t->chunk, rows = qnti_min(t->chunk, q->rows - first);
     size_t span = qnti_min(qnti_grid_span(&q->grid, q->cols), q->cols);
     uint16_t *code = NULL;
+    void *scratch = NULL;
+    qnt_status status;
     if (t->codes && q->grid.form != QNTI_FORM_FLOAT)
-        QNT_TRY(QNTI_NEW_RAW(t->ctx, rows * span, &code));
+        QNT_CHECK(QNTI_NEW_RAW(t->ctx, rows * span, &code));
+    QNT_CHECK(qnti_grid_scratch(t->ctx, &q->grid, span, &scratch));
     for (size_t c = 0; c < q->cols; c += span) {
         size_t group_row, group;
         struct qnti_band band = {.x = t->w + first * q->cols + c,
@@ -50,14 +53,17 @@ static qnt_status nearest_chunk(void *arg, size_t index)
                                  .cols = qnti_min(span, q->cols - c),
                                  .stride = q->cols,
                                  .importance = t->importance ? t->importance + c : NULL,
-                                 .row_power = t->row_power ? t->row_power + first : NULL};
+                                 .row_power = t->row_power ? t->row_power + first : NULL,
+                                 .scratch = scratch};
         qnti_map_find(&q->grid.map, q->cols, first, c, &group_row, &group);
         q->grid.kind->fit(&q->grid, &band, q, first, group, code, span);
         for (size_t r = 0; code && r < rows; r++)
             qnti_numbers_put_codes(q, first + r, c, band.cols, code + r * span);
     }
+cleanup:
     qnti_free(t->ctx, code);
-    return QNT_OK;
+    qnti_free(t->ctx, scratch);
+    return status;
 }
 
 /* Numbers seen as `rows` runs of `cols`, from run `first` of `size` on; scale and offset are views of the caller's. */

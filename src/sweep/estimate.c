@@ -150,13 +150,14 @@ static qnt_status apply_limit(struct qnt_plan *plan)
 }
 
 /* Bits a weight of a method's own grid in f16 scales, from the parameters that it has of the usual names. */
-static double affine_bits(const struct qnti_recipe_step *step, double in)
+static double affine_bits(const struct qnti_recipe_step *step, size_t out, size_t width)
 {
+    double in = (double)width;
     double bits = qnti_recipe_number(step, "bits", 16), size = qnti_recipe_number(step, "group_size", 0);
     bool per_tensor = qnti_recipe_number(step, "per_tensor", 0) != 0, sym = qnti_recipe_number(step, "sym", 0) != 0;
     double group;
     if (step->method->bits)
-        return step->method->bits(step->params, (size_t)in);
+        return step->method->bits(step->params, out, width);
     group = per_tensor || size == 0 || size > in ? in : size;
     return bits + (16 + (sym ? 0 : bits)) / group;
 }
@@ -168,7 +169,8 @@ uint64_t qnti_target_bytes(const struct qnt_plan *plan, const struct qnti_target
         qnt_pack_bytes(plan->ctx, t->layout, t->source->rows, t->source->cols, &bytes) == QNT_OK)
         return bytes;
     if (t->quantized && plan->recipe) {
-        double bits = affine_bits(qnti_recipe_weights(plan->recipes[t - plan->job.targets]), (double)t->source->cols);
+        double bits = affine_bits(qnti_recipe_weights(plan->recipes[t - plan->job.targets]), t->source->rows,
+                                  t->source->cols);
         return (uint64_t)(bits / 8 * (double)t->source->rows * (double)t->source->cols);
     }
     return qnti_weight_bytes(t->source);
