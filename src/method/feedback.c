@@ -31,18 +31,11 @@ qnt_status qnti_group_along(struct qnti_job *job, const uint32_t *order, size_t 
     return QNT_OK;
 }
 
-static qnt_status tell_damping(const struct qnti_job *job, struct qnti_damping wanted, qnt_qlinear *q)
+qnt_status qnti_tell_damping(const struct qnti_job *job, struct qnti_damping wanted, qnt_qlinear *q)
 {
     if (job->damping.share == wanted.share)
         return QNT_OK;
     return qnti_qlinear_warn(q, "damping raised from %g to %g", wanted.share, job->damping.share);
-}
-
-qnt_status qnti_feedback_factor(struct qnti_job *job, enum qnti_order order, size_t group_size,
-                                struct qnti_damping damping, qnt_qlinear *q)
-{
-    QNT_TRY(qnti_job_factor(job, order, group_size, damping));
-    return tell_damping(job, damping, q);
 }
 
 /* P = alpha striu(D U^T) U, D and P in processing order (GPTAQ). */
@@ -88,10 +81,11 @@ qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedbac
     float *pull = NULL;
     qnt_status status;
     order = order_of(job, p, &grid);
-    status = qnti_feedback_factor(job, order, qnti_grid_span(&grid, q->in), p->damping, q);
+    status = qnti_job_factor(job, order, qnti_grid_span(&grid, q->in), p->damping);
     if (status == QNT_NOT_FOUND || status == QNT_SINGULAR)
         return qnti_fall_back(job, &grid, q, qnt_context_message(job->ctx));
     QNT_TRY(status);
+    QNT_TRY(qnti_tell_damping(job, p->damping, q));
     if (order == QNTI_ORDER_ACT && !p->static_groups && grid.map.cols && grid.map.rows == 1)
         QNT_CHECK(qnti_group_along(job, job->order, q->in, &grid, &index));
     if (p->asymmetric)
@@ -195,7 +189,7 @@ qnt_status qnti_feedback_segments(struct qnti_job *job, const struct qnti_segmen
     status = qnti_job_factor_in(job, order, s->damping);
     qnti_free(job->ctx, order);
     QNT_TRY(status);
-    QNT_TRY(tell_damping(job, s->damping, q));
+    QNT_TRY(qnti_tell_damping(job, s->damping, q));
     if (!q->segment_count)
         QNT_TRY(qnti_qlinear_cut(q, s->cols, s->count));
     QNT_TRY(qnti_qlinear_permute(q, s->columns));

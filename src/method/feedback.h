@@ -28,10 +28,9 @@ struct qnti_feedback_params {
         QNTI_FEEDBACK_ROW(type, member, asymmetric, BOOL, 0, 0, 1, "aim at the unquantized model's output (GPTAQ)"),   \
         QNTI_FEEDBACK_ROW(type, member, alpha, FLOAT, 0.25, 0, 100, "strength of asymmetric")
 
-/* The factor in an order, with a warning in the layer's report where the damping was raised. */
-qnt_status qnti_feedback_factor(struct qnti_job *job, enum qnti_order order, size_t group_size,
-                                struct qnti_damping damping, qnt_qlinear *q);
-/* A grid's groups along an order of n columns: position / group size. *index, which the grid refers to, is to be freed. */
+/* A warning in the layer's report where the factor needed more damping than was wanted. */
+qnt_status qnti_tell_damping(const struct qnti_job *job, struct qnti_damping wanted, qnt_qlinear *q);
+/* A grid's groups along an order of n columns: position / group size. The grid points to *index, to be freed. */
 qnt_status qnti_group_along(struct qnti_job *job, const uint32_t *order, size_t n, struct qnti_grid *grid,
                             uint32_t **index);
 
@@ -41,7 +40,7 @@ struct qnti_segments_feedback {
     const size_t *cols;                 /* [count] columns of each, where no earlier stage cut them */
     size_t count;
     const uint32_t *columns;            /* [in] place -> column as the job has it */
-    const uint32_t *order;              /* [in] position -> place, a segment's positions are its places; NULL: natural */
+    const uint32_t *order;              /* [in] position -> place, inside segments; NULL: natural */
     struct qnti_damping damping;
     size_t block;
 };

@@ -123,8 +123,8 @@ struct qnti_job {
     size_t sample_count, sequence;
     const qnt_producer *producer;       /* what the transform is folded into; NULL: it stays at run time */
     const struct qnti_transform *transform; /* of the site, once it is chosen; NULL: none */
-    float *weight;                       /* (out, in) f32 of the layer in hand, in the coordinates that are quantized */
-    size_t rows;                         /* its rows */
+    float *weight;                       /* (rows, in) f32 of the layer in hand, in the quantized coordinates */
+    size_t rows;
     float *importance;                   /* [in] mean of x^2, or NULL */
     float *row_power;                    /* [out] mean square of each weight row; NULL where no grid asks for it */
     float *hessian;                      /* (in, in) of transformed inputs, dead columns 1 on the diagonal; or NULL */
@@ -140,9 +140,9 @@ struct qnti_job {
 };
 
 /*
- * Orders of columns for solvers (gptq.md, step 5): natural; by falling diagonal of the Hessian; the same with dead columns
- * last; for groups and inside them; a chain of columns of the layer's weight whose ranks over the rows are alike
- * (spqr.md); a method's own.
+ * Orders of columns for solvers (gptq.md, step 5): natural; by falling diagonal of the Hessian; the same with dead
+ * columns last; for groups and inside them; a chain of columns of the layer's weight whose ranks over the rows are
+ * alike (spqr.md); a method's own.
  */
 enum qnti_order {
     QNTI_ORDER_NATURAL, QNTI_ORDER_ACT, QNTI_ORDER_LIVE, QNTI_ORDER_GROUP_AWARE, QNTI_ORDER_SPEARMAN, QNTI_ORDER_OWN
@@ -178,8 +178,19 @@ qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t g
                            struct qnti_damping damping);
 /* The same for this layer alone in an order of the method's, [in] position -> column; it is copied. */
 qnt_status qnti_job_factor_in(struct qnti_job *job, const uint32_t *order, struct qnti_damping damping);
+/*
+ * The same where dead columns count for nothing: as 0 in the mean diagonal that damping is a share of, and U_jj is
+ * infinite, so that their errors cost nothing.
+ */
+qnt_status qnti_job_factor_live(struct qnti_job *job, enum qnti_order order, struct qnti_damping damping);
 /* A descending, stable sort of columns by their keys [n]: position -> column. */
 qnt_status qnti_job_sort(struct qnti_job *job, const float *keys, size_t n, uint32_t *order);
+/*
+ * The first k of the sorted columns [n] behind the others: columns place -> column, both parts ascending; place its
+ * inverse; order position -> place, the others as they are sorted.
+ */
+void qnti_part_columns(const uint32_t *sorted, size_t n, size_t k, uint32_t *columns, uint32_t *place,
+                       uint32_t *order);
 /* (in, in) of sum (x_fp - x) x^T * 2 / tokens in natural order; to be freed. */
 qnt_status qnti_job_cross(struct qnti_job *job, float **cross);
 /* Sets the weight's dead columns to 0. */

@@ -244,3 +244,34 @@ qnt_status qnti_job_factor_in(struct qnti_job *job, const uint32_t *order, struc
     memcpy(job->order, order, n * sizeof *order);
     return factor_hessian(job, damping);
 }
+
+qnt_status qnti_job_factor_live(struct qnti_job *job, enum qnti_order order, struct qnti_damping damping)
+{
+    struct qnti_damping live = damping;
+    double mean;
+    size_t n;
+    QNT_TRY(qnti_job_hessian(job));
+    n = job->calib->in;
+    mean = qnti_mean_diagonal(job->hessian, n);
+    live.share *= fmax(mean - (double)job->dead_count / (double)n, 0) / mean;
+    QNT_TRY(qnti_job_factor(job, order, 0, live));
+    if (job->damping.share == live.share)
+        job->damping.share = damping.share;
+    for (size_t j = 0; job->dead_count && j < n; j++)
+        if (job->dead[job->order ? job->order[j] : j])
+            job->factor[j * n + j] = INFINITY;
+    return QNT_OK;
+}
+
+void qnti_part_columns(const uint32_t *sorted, size_t n, size_t k, uint32_t *columns, uint32_t *place, uint32_t *order)
+{
+    uint32_t others = 0, kept = (uint32_t)(n - k);
+    for (size_t i = 0; i < n; i++)
+        place[sorted[i]] = i < k;
+    for (uint32_t c = 0; c < n; c++) {
+        place[c] = place[c] ? kept++ : others++;
+        columns[place[c]] = c;
+    }
+    for (size_t i = 0; i < n; i++)
+        order[i] = i < n - k ? place[sorted[k + i]] : (uint32_t)i;
+}

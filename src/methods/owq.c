@@ -95,50 +95,19 @@ static qnt_status sensitivities(struct qnti_job *job, const struct owq_params *p
 {
     size_t in = q->in;
     struct qnti_grid grid;
-    struct qnti_numbers *nearest = NULL;
-    double *sum = NULL;
-    float *row = NULL;
+    double *sum;
     qnt_status status;
     for (size_t j = 0; j < in; j++)
         s[j] = job->dead[j] ? 0 : job->hessian[j * in + j];
     if (!p->frob_norm)
         return QNT_OK;
-    QNT_CHECK(searched_grid(job, p, 0, FEW_STEPS, &grid));
-    QNT_CHECK(QNTI_NEW(job->ctx, in, &sum));
-    QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &row));
-    QNT_CHECK(qnti_numbers_create(job->ctx, &grid, q->out, in, &nearest));
-    QNT_CHECK(qnti_nearest(job->ctx, job->weight, NULL, NULL, nearest));
-    for (size_t r = 0; r < q->out; r++) {
-        qnti_numbers_values(nearest, r, 0, in, row);
-        for (size_t j = 0; j < in; j++) {
-            double d = (double)job->weight[r * in + j] - (double)row[j];
-            sum[j] += d * d;
-        }
-    }
+    QNT_TRY(searched_grid(job, p, 0, FEW_STEPS, &grid));
+    QNT_TRY(QNTI_NEW(job->ctx, in, &sum));
+    status = qnti_nearest_errors(job->ctx, job->weight, q->out, in, &grid, sum);
     for (size_t j = 0; j < in; j++)
         s[j] = (float)((double)s[j] * sum[j]);
-cleanup:
-    qnti_numbers_free(job->ctx, nearest);
     qnti_free(job->ctx, sum);
-    qnti_free(job->ctx, row);
     return status;
-}
-
-/*
- * From all columns by falling sensitivity, of which the first k are kept: columns [in] place -> column, the others
- * before the kept ones, both ascending; place its inverse; order position -> place, the others by falling sensitivity.
- */
-static void arrange(const uint32_t *sorted, size_t in, size_t k, uint32_t *columns, uint32_t *place, uint32_t *order)
-{
-    uint32_t others = 0, kept = (uint32_t)(in - k);
-    for (size_t i = 0; i < in; i++)
-        place[sorted[i]] = i < k;
-    for (uint32_t c = 0; c < in; c++) {
-        place[c] = place[c] ? kept++ : others++;
-        columns[place[c]] = c;
-    }
-    for (size_t i = 0; i < in; i++)
-        order[i] = i < in - k ? place[sorted[k + i]] : (uint32_t)i;
 }
 
 static qnt_status keep_some(struct qnti_job *job, const struct owq_params *p, size_t k, qnt_qlinear *q)
@@ -156,7 +125,7 @@ static qnt_status keep_some(struct qnti_job *job, const struct owq_params *p, si
     QNT_CHECK(QNTI_NEW_RAW(job->ctx, 4 * in, &sorted));
     QNT_CHECK(sensitivities(job, p, q, sensitivity));
     QNT_CHECK(qnti_job_sort(job, sensitivity, in, sorted));
-    arrange(sorted, in, k, sorted + in, sorted + 2 * in, sorted + 3 * in);
+    qnti_part_columns(sorted, in, k, sorted + in, sorted + 2 * in, sorted + 3 * in);
     f.columns = sorted + in;
     f.order = p->act_order ? sorted + 3 * in : NULL;
     status = qnti_feedback_segments(job, &f, q);

@@ -72,15 +72,7 @@ static qnt_status quantize(struct qnti_job *job, const struct spqr_params *p, co
     return qnti_error_feedback(job->ctx, &f, q);
 }
 
-static double share_of(const uint8_t *mask, size_t n)
-{
-    size_t kept = 0;
-    for (size_t i = 0; i < n; i++)
-        kept += mask[i];
-    return (double)kept / (double)n;
-}
-
-/* The threshold that keeps about the wanted share: halving its logarithm's interval. */
+/* The least threshold that keeps no more than the wanted share: its logarithm's interval is halved a few times. */
 static qnt_status find_threshold(struct qnti_job *job, const struct spqr_params *p, double scale, size_t n,
                                  struct qnti_outlier_rule *rule, struct qnti_outliers *outliers,
                                  struct qnti_numbers *q)
@@ -88,13 +80,12 @@ static qnt_status find_threshold(struct qnti_job *job, const struct spqr_params 
     enum { STEPS = 12 };
     double low = -14, high = 10; /* powers of 2 of the mean sensitivity */
     for (int i = 0; i < STEPS; i++) {
-        double middle = (low + high) / 2;
+        double middle = (low + high) / 2, kept = 0;
         rule->threshold = scale * exp2(middle);
         QNT_TRY(quantize(job, p, rule, outliers, q));
-        if (share_of(outliers->mask, n) > p->target_outliers)
-            low = middle;
-        else
-            high = middle;
+        for (size_t k = 0; k < n; k++)
+            kept += outliers->mask[k];
+        *(kept > p->target_outliers * (double)n ? &low : &high) = middle;
     }
     rule->threshold = scale * exp2(high);
     return QNT_OK;
@@ -122,44 +113,19 @@ cleanup:
     return status;
 }
 
-/* The share as one of a mean diagonal in which dead columns have 0, not the 1 that stands there in their place. */
-static qnt_status live_damping(struct qnti_job *job, struct qnti_damping wanted, struct qnti_damping *damping)
-{
-    size_t n;
-    double mean;
-    QNT_TRY(qnti_job_hessian(job));
-    n = job->calib->in;
-    mean = qnti_mean_diagonal(job->hessian, n);
-    *damping = wanted;
-    damping->share *= fmax(mean - (double)job->dead_count / (double)n, 0) / mean;
-    return QNT_OK;
-}
-
-/* Nothing comes through a dead column: its errors cost nothing, and no weight of it is worth keeping. */
-static void forget_dead(struct qnti_job *job)
-{
-    size_t n = job->calib->in;
-    for (size_t j = 0; job->dead_count && j < n; j++)
-        if (job->dead[job->order ? job->order[j] : j])
-            job->factor[j * n + j] = INFINITY;
-}
-
 static qnt_status spqr_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     static const enum qnti_order orders[] = {QNTI_ORDER_NATURAL, QNTI_ORDER_LIVE, QNTI_ORDER_SPEARMAN};
     const struct spqr_params *p = job->params;
-    struct qnti_damping damping;
     struct qnti_grid grid;
     uint32_t *index = NULL;
     qnt_status status;
     QNT_TRY(spqr_grid(job, p, &grid));
-    status = live_damping(job, p->damping, &damping);
-    if (status == QNT_OK)
-        status = qnti_feedback_factor(job, orders[p->permutation_order], 0, damping, q);
+    status = qnti_job_factor_live(job, orders[p->permutation_order], p->damping);
     if (status == QNT_NOT_FOUND || status == QNT_SINGULAR)
         return qnti_fall_back(job, &grid, q, qnt_context_message(job->ctx));
     QNT_TRY(status);
-    forget_dead(job);
+    QNT_TRY(qnti_tell_damping(job, p->damping, q));
     if (job->order && grid.map.cols)
         QNT_CHECK(qnti_group_along(job, job->order, q->in, &grid, &index));
     QNT_CHECK(qnti_qlinear_one_segment(q));
@@ -232,7 +198,7 @@ static const struct qnti_param rows[] = {
     ROW(sym, BOOL, 0, 0, 1, NULL, "levels symmetric about 0"),
     ROW(outlier_threshold, FLOAT, 0.2, 1e-12, INFINITY, NULL,
         "least square error of a kept weight, of the mean sensitivity; inf: none is kept"),
-    ROW(target_outliers, FLOAT, 0, 0, 1, NULL, "share of kept weights, by a threshold of each layer's own; 0: as above"),
+    ROW(target_outliers, FLOAT, 0, 0, 1, NULL, "share of kept weights, the threshold found for it; 0: as above"),
     ROW(simplified_outliers, BOOL, 0, 0, 1, NULL, "grids see all weights, likely outliers too"),
     ROW(permutation_order, ENUM, ACT_ORDER, 0, 2, "identity|act_order|spearman",
         "columns as they are, by falling diagonal of the Hessian, or like ones together"),

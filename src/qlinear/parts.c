@@ -127,7 +127,7 @@ static qnt_status get_group_index(const qnt_qlinear *q, qnt_part *part)
 {
     const struct qnti_segment *s = main_segment(q);
     const struct qnti_map *map = s ? &s->weight->grid.map : NULL;
-    bool moved = s && map->kind == QNTI_MAP_TILES && map->cols && q->transform.permutation;
+    bool moved = s && map->kind == QNTI_MAP_TILES && map->cols && (q->transform.permutation || s->cols < q->in);
     size_t row, group;
     int32_t *index;
     if (!s || (map->kind != QNTI_MAP_INDEX && !moved))

@@ -48,8 +48,8 @@ struct chunk {
 
 static void chunk_free(struct chunk *c)
 {
-    void *memory[] = {c->w,      c->work, c->error, c->done,     c->band,   c->band_importance, c->band_factor, c->scale,
-                      c->offset, c->code, c->keep,  c->position, c->fitted, c->scratch};
+    void *memory[] = {c->w,     c->work,   c->error, c->done, c->band,     c->band_importance, c->band_factor,
+                      c->scale, c->offset, c->code,  c->keep, c->position, c->fitted,          c->scratch};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         qnti_free(c->ctx, memory[i]);
 }

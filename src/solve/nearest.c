@@ -123,3 +123,25 @@ qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importanc
 {
     return run(ctx, w, importance, row_power, false, q);
 }
+
+qnt_status qnti_nearest_errors(qnt_context *ctx, const float *w, size_t rows, size_t cols,
+                               const struct qnti_grid *grid, double *errors)
+{
+    struct qnti_numbers *q = NULL;
+    float *row = NULL;
+    qnt_status status;
+    QNT_CHECK(QNTI_NEW_RAW(ctx, cols, &row));
+    QNT_CHECK(qnti_numbers_create(ctx, grid, rows, cols, &q));
+    QNT_CHECK(qnti_nearest(ctx, w, NULL, NULL, q));
+    for (size_t r = 0; r < rows; r++) {
+        qnti_numbers_values(q, r, 0, cols, row);
+        for (size_t c = 0; c < cols; c++) {
+            double d = (double)w[r * cols + c] - (double)row[c];
+            errors[c] += d * d;
+        }
+    }
+cleanup:
+    qnti_numbers_free(ctx, q);
+    qnti_free(ctx, row);
+    return status;
+}

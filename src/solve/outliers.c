@@ -1,5 +1,5 @@
 /*
- * outliers.c - single weights that cost too much on the grid (Dettmers et al., "SpQR", ICLR 2024, as the authors' code).
+ * outliers.c - single weights that cost too much on the grid (Dettmers et al., "SpQR", ICLR 2024; the authors' code).
  *
  * A weight is kept where ((w - value) / U_jj)^2 exceeds a threshold: what its
  * rounding would cost after later columns have made up for it. Before a group's

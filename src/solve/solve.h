@@ -22,6 +22,10 @@ qnt_status qnti_nearest(qnt_context *ctx, const float *w, const float *importanc
 qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
                         struct qnti_numbers *q);
 
+/* What that would cost: sum over the rows of (W - Q)^2, added to errors [cols]. */
+qnt_status qnti_nearest_errors(qnt_context *ctx, const float *w, size_t rows, size_t cols,
+                               const struct qnti_grid *grid, double *errors);
+
 /* --- clip.c: W's groups limited to the range with the least output error on their grid (AWQ) --- */
 struct qnti_clip {
     const float *hessian;                    /* (cols, cols) */
