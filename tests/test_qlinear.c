@@ -246,7 +246,7 @@ static double bits_of(unsigned parts)
     bits += parts & FULL_SPARSE ? 8 * (16 + 16) + 32 * (out + 1) : 0;
     bits += parts & FULL_LOWRANK ? out * FULL_RANK * 32 + FULL_RANK * in * 16 : 0;
     bits += parts & FULL_SCALE ? 2 * 32 * in : 0;
-    bits += parts & FULL_PERMUTATION ? 32 * in : 0;
+    bits += parts & FULL_PERMUTATION ? 32 * (in - 3) : 0; /* 3, 10, 17, 0 ..: the first three ascend */
     bits += parts & FULL_ROTATION ? 32 * FULL_SMALL * FULL_SMALL + in : 0;
     bits += parts & FULL_STATIC ? 32 + 32 : 0;
     bits += parts & FULL_SEGMENT_ACT ? 32 + 32 : 0;

@@ -176,14 +176,14 @@ static unsigned owq_leaves(const void *params)
     return p->keep_columns ? QNTI_BESIDE_SEGMENTS | QNTI_BESIDE_TRANSFORM : 0;
 }
 
-/* As it is stored: with the kept columns, the order that they came from, and the second segment's description. */
+/* As it is stored: with the kept columns, where they came from, and descriptions of two segments. */
 static double owq_bits(const void *params, size_t out, size_t in)
 {
     const struct owq_params *p = params;
     size_t k = kept_columns(p, in), others = in - k, group = (size_t)p->group_size;
     double groups = group ? (double)qnti_ceil_div(others, group) : others > 0;
     double row = (double)others * p->bits + groups * (KEPT_BITS + (p->sym ? 0 : p->bits)) + (double)k * KEPT_BITS;
-    double layer = k && others ? 32 * (double)in + 64 : 0;
+    double layer = k && others ? 32 * (double)k + 64 : 0;
     layer += group && p->act_order ? 32 * (double)others : 0;
     return (row * (double)out + layer) / ((double)out * (double)in);
 }
