@@ -236,10 +236,12 @@ static double naive_search(const struct qnti_grid *grid, const float *x, size_t 
         hi = fmaxf(hi, x[k]);
     }
     for (unsigned i = 1; i <= grid->search_steps; i++)
-        for (unsigned z = grid->sym ? grid->levels / 2 : 0; z < (grid->sym ? grid->levels / 2 + 1 : grid->levels); z++) {
+        for (unsigned z = 0; z < grid->levels; z++) {
             float range = grid->sym ? fmaxf(-lo, hi) : hi - lo, parts = grid->sym ? (float)(grid->levels / 2) : top;
             float s = fmaxf(range * (float)i / (float)grid->search_steps / parts, 1e-8f), offset = (float)z, value;
             double sum = 0;
+            if (grid->sym && z != grid->levels / 2)
+                continue;
             for (size_t k = 0; k < n; k++) {
                 qnti_grid_round(grid, NULL, 1, &x[k], &s, &offset, 0, NULL, &value);
                 sum += pow(fabs((double)value - (double)x[k]), (double)grid->search_norm);

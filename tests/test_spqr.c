@@ -411,7 +411,7 @@ static void test_refusals(void **state)
     begin(&l);
     w = qnt_matrix_f32(l.w, OUT, IN);
     assert_fails(l.ctx, quantize_with(l.ctx, "spqr", "gptq", w, l.x, NULL, TOKENS, &q), QNT_UNSUPPORTED,
-                 "method spqr leaves single weights outside the grid, which format gptq cannot hold; these can: native");
+                 "spqr leaves single weights outside the grid, which format gptq cannot hold; these can: native");
     assert_fails(l.ctx, quantize_with(l.ctx, "spqr:outlier_threshold=inf", "gguf:q4_0", w, l.x, NULL, TOKENS, &q),
                  QNT_UNSUPPORTED, "method spqr leaves a grid of its own");
     assert_fails(l.ctx, quantize_with(l.ctx, "spqr:group_size=1", NULL, w, l.x, NULL, TOKENS, &q), QNT_INVALID,

@@ -292,18 +292,28 @@ static qnt_status leave_out_activations(qnt_recipe *recipe, const struct qnti_la
     return QNT_OK;
 }
 
-/* Parts that the stages may leave and the layout has no place for. */
+/* What a step may leave beside the grid; a weights stage whose grid nobody knows before has one of its own. */
+static unsigned leaves_of(const qnt_recipe *recipe, size_t s)
+{
+    const struct qnti_recipe_step *step = &recipe->steps[s];
+    const struct qnti_method *m = step->method;
+    bool weights = recipe->provider[QNTI_STAGE_WEIGHTS] == (int)s;
+    unsigned leaves = m->leaves && (weights || qnti_recipe_corrects(step)) ? m->leaves(step->params) : 0;
+    return leaves | (weights && !m->grid ? QNTI_BESIDE_GRID : 0u);
+}
+
+unsigned qnti_recipe_leaves(const qnt_recipe *recipe)
+{
+    unsigned leaves = 0;
+    for (size_t s = 0; s < recipe->count; s++)
+        leaves |= leaves_of(recipe, s);
+    return leaves;
+}
+
 static qnt_status check_beside(const qnt_recipe *recipe, const struct qnti_layout *layout)
 {
-    for (size_t s = 0; layout && s < recipe->count; s++) {
-        const struct qnti_recipe_step *step = &recipe->steps[s];
-        const struct qnti_method *m = step->method;
-        bool weights = recipe->provider[QNTI_STAGE_WEIGHTS] == (int)s;
-        unsigned beside = m->leaves && (weights || qnti_recipe_corrects(step)) ? m->leaves(step->params) : 0;
-        if (weights && !m->grid)
-            beside |= QNTI_BESIDE_GRID;
-        QNT_TRY(qnti_layout_takes(recipe->ctx, layout, m->name, beside));
-    }
+    for (size_t s = 0; layout && s < recipe->count; s++)
+        QNT_TRY(qnti_layout_takes(recipe->ctx, layout, recipe->steps[s].method->name, leaves_of(recipe, s)));
     return QNT_OK;
 }
 

@@ -64,6 +64,8 @@ bool qnti_recipe_offers(const struct qnti_recipe_step *step, enum qnti_stage sta
 bool qnti_recipe_corrects(const struct qnti_recipe_step *step);
 /* Whether the recipe transforms the inputs of sites. */
 bool qnti_recipe_transforms(const qnt_recipe *recipe);
+/* Bits of enum qnti_beside that the stages may leave beside the grid. */
+unsigned qnti_recipe_leaves(const qnt_recipe *recipe);
 /* Bits of enum qnti_need of all stages that run; of the transform alone; of those behind it. */
 unsigned qnti_recipe_needs(const qnt_recipe *recipe);
 unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe);

@@ -187,8 +187,9 @@ qnt_status qnti_layout_takes(qnt_context *ctx, const struct qnti_layout *layout,
     if (!lacking)
         return QNT_OK;
     for (size_t i = 0; i < LAYOUTS; i++)
-        if (!(beside & ~layouts[i].beside))
-            QNT_TRY(qnti_buffer_print(ctx, &list, "%s%s", list.bytes ? ", " : "", layouts[i].name));
+        if (!(beside & ~layouts[i].beside) &&
+            qnti_buffer_print(ctx, &list, "%s%s", list.bytes ? ", " : "", layouts[i].name) != QNT_OK)
+            break;
     qnti_fail(ctx, QNT_UNSUPPORTED, "method %s leaves %s, which format %s cannot hold; these can: %s", method, lacking,
               layout->name, list.data ? list.data : "none");
     qnti_buffer_free(ctx, &list);

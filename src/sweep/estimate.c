@@ -47,6 +47,15 @@ static double layers_weights(const struct qnt_plan *plan, enum qnti_site site, d
     return sum;
 }
 
+/* Segments and kept weights are made beside the layer. */
+static bool leaves_beside(const struct qnt_plan *plan)
+{
+    for (size_t t = 0; t < plan->job.count; t++)
+        if (plan->recipes[t] && (qnti_recipe_leaves(plan->recipes[t]) & (QNTI_BESIDE_SEGMENTS | QNTI_BESIDE_SPARSE)))
+            return true;
+    return false;
+}
+
 /* Highest use of memory while a site is measured and quantized, beyond streams and block; flops of all blocks. */
 static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, bool hessian, double threads)
 {
@@ -56,6 +65,8 @@ static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, b
     bool kept = site == QNTI_SITE_O || site == QNTI_SITE_DOWN;
     struct need n = {.kept = kept ? 4 * tokens * in : 0, .memory = numbers_bytes(weights)};
     n.memory += 4 * largest + threads * thread_bytes(in); /* the layer's working copy */
+    if (leaves_beside(plan))
+        n.memory += 5 * largest;                          /* which weights are kept and as what, or a segment's own */
     if (hessian)
         n.memory += (4 + 4 + 4) * in * in;                /* f64 sums (half), f32 Hessian, factor */
     if (hessian)
