@@ -368,8 +368,9 @@ static void check_columns(qnt_context *ctx, unsigned parts, const qnt_qlinear *q
         const struct qnti_numbers *w = q->segments[0].weight;
         part = part_of(ctx, q, "group_index", QNT_I32, FULL_IN, 0);
         for (size_t j = 0; j < FULL_IN; j++) {
-            size_t group = parts & FULL_INDEX && j < w->cols ? w->index[j] : j / w->grid.map.cols;
-            group = j < w->cols ? group : w->scale->cols - 1;
+            size_t group = w->scale->cols - 1; /* of columns outside */
+            if (j < w->cols)
+                group = parts & FULL_INDEX ? w->index[j] : j / w->grid.map.cols;
             assert_int_equal(((int32_t *)part.data)[place_of(q, j)], group);
         }
         qnt_part_free(&part);
