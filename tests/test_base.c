@@ -482,6 +482,8 @@ static void test_each_allocation(void **state)
         {"rtn:group_size=8,mse=true,mse_grid=4", NULL},
         {"gptq:group_size=8,act_order=true,refine_passes=1,refit_scales=true,asymmetric=true", NULL},
         {"gptq:group_size=8,act_group_aware=true,static_groups=true,bits=9", NULL},
+        {"spqr:group_size=8,stat_group_size=4,permutation_order=spearman,target_outliers=0.1", NULL},
+        {"smoothquant,owq:keep_columns=4,group_size=8,act_order=true", NULL},
         {"gptq,refine", "gguf:q6_k"},
         {"rtn", "gguf:q4_1"},
     };

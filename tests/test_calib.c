@@ -297,7 +297,8 @@ static void check_site(qnt_context *ctx, const char *text, const float *x)
 static void test_sites(void **state)
 {
     static const char *const recipes[] = {"gptq:group_size=8", "gptq:act_order=true,refine_passes=2,refit_scales=true",
-                                          "rtn,refine"};
+                                          "rtn,refine", "spqr:stat_group_size=4", "owq:keep_columns=2",
+                                          "spqr:permutation_order=spearman,group_size=6"};
     qnt_context *ctx = context_of(1);
     float *x = random_tokens(TOKENS, IN, 5), *dead = NEW(TOKENS * IN, float);
     (void)state;

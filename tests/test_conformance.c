@@ -40,6 +40,7 @@ static const char *const settings[][6] = {
     {"bits=4", "include_zero=false", "act_order=true", "group_size=8"},
     {"act_order=true", "static_groups=true", "refine_passes=2", "refit_scales=true", "group_size=24"},
     {"asymmetric=true", "damp=0", "bits=16", "group_size=5"},
+    {"keep_columns=3", "permutation_order=spearman", "zero_sym=true", "stat_group_size=3", "group_size=6", "bits=2"},
     {"act_group_aware=true", "group_size=16", "refit_scales=true", "sym=true"},
 };
 

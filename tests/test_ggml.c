@@ -97,7 +97,7 @@ static struct qnti_numbers *quantize(struct fixture *f, const char *name, bool i
     static uint16_t code[ROWS][COLS];
     for (size_t r = 0; r < ROWS; r += rows)
         for (size_t c = 0; c < COLS; c += cols) {
-            struct qnti_band band = {f->x[r] + c, qnti_min(rows, ROWS - r), 0, COLS, NULL, NULL};
+            struct qnti_band band = {.x = f->x[r] + c, .rows = qnti_min(rows, ROWS - r), .stride = COLS};
             band.cols = cols = qnti_min(span * spans, COLS - c);
             if (important) {
                 band.importance = f->importance + c;

@@ -200,6 +200,8 @@ static void check_affine(const struct qnti_kernels *k, const struct qnti_kernels
     for (size_t stride = 0; stride < 2; stride++) {
         float *zero = numbers(n, nasty_zero, state), *min = numbers(n, nasty, state);
         check_round(k->zero_round, plain->zero_round, zero, stride, n, shift, state);
+        check_round(k->real_round, plain->real_round, zero, stride, n, shift, state);
+        check_round(k->real_round, plain->real_round, min, stride, n, shift, state);
         check_round(k->min_round, plain->min_round, min, stride, n, shift, state);
         check_value(k->zero_value, plain->zero_value, zero, stride, n, shift, state);
         check_value(k->min_value, plain->min_value, min, stride, n, shift, state);
@@ -380,6 +382,28 @@ static void zero_form_worked_out_by_hand(void **unused)
     assert_int_equal(code[0], 2);
 }
 
+/* The sum is rounded: 0.5 + 3 gives 4, and zeros between the levels and beyond them count as they are. */
+static void real_form_worked_out_by_hand(void **unused)
+{
+    const struct qnti_kernels *k = qnti_kernels_select("scalar");
+    const float x[] = {0.25f, 0.75f, -0.25f, 100.0f, -100.0f, NAN}, scale = 0.5f, nothing = 0.0f;
+    const float zeros[] = {3.0f, 3.25f, -1.5f};
+    const uint16_t expected[][6] = {{4, 4, 2, 15, 0, 0}, {4, 5, 3, 15, 0, 0}, {0, 0, 0, 15, 0, 0}};
+    uint16_t code[6];
+    float value[6];
+    (void)unused;
+    for (size_t z = 0; z < 3; z++) {
+        k->real_round(6, x, &scale, &zeros[z], 0, 15.0f, code, value);
+        for (size_t i = 0; i < 6; i++) {
+            assert_int_equal(code[i], expected[z][i]);
+            assert_true(value[i] == 0.5f * ((float)expected[z][i] - zeros[z]));
+        }
+    }
+    k->real_round(6, x, &nothing, &zeros[1], 0, 15.0f, code, value);
+    assert_int_equal(code[3], 3);
+    assert_true(value[3] == 0);
+}
+
 static void min_form_worked_out_by_hand(void **unused)
 {
     const struct qnti_kernels *k = qnti_kernels_select("scalar");
@@ -454,7 +478,8 @@ static void tables_are_found_by_name(void **unused)
         const struct qnti_kernels *k = tables[i];
         assert_ptr_equal(qnti_kernels_select(k->name), k);
         assert_true(k->f16_to_f32 && k->f32_to_f16 && k->bf16_to_f32 && k->f32_to_bf16 && k->range && k->zero_round &&
-                    k->zero_value && k->min_round && k->min_value && k->axpy && k->forms && k->pack && k->unpack);
+                    k->zero_value && k->real_round && k->min_round && k->min_value && k->axpy && k->forms && k->pack &&
+                    k->unpack);
     }
 }
 
@@ -465,6 +490,7 @@ int main(void)
         cmocka_unit_test(numbers_worked_out_by_hand),
         cmocka_unit_test(conversions_are_those_of_number_h),
         cmocka_unit_test(zero_form_worked_out_by_hand),
+        cmocka_unit_test(real_form_worked_out_by_hand),
         cmocka_unit_test(min_form_worked_out_by_hand),
         cmocka_unit_test(axpy_and_range_worked_out_by_hand),
         cmocka_unit_test(packing_worked_out_by_hand),

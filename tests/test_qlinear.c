@@ -246,7 +246,7 @@ static double bits_of(unsigned parts)
     bits += parts & FULL_SPARSE ? 8 * (16 + 16) + 32 * (out + 1) : 0;
     bits += parts & FULL_LOWRANK ? out * FULL_RANK * 32 + FULL_RANK * in * 16 : 0;
     bits += parts & FULL_SCALE ? 2 * 32 * in : 0;
-    bits += parts & FULL_PERMUTATION ? 32 * in : 0;
+    bits += parts & FULL_PERMUTATION ? 32 * (in - 3) : 0; /* 3, 10, 17, 0 ..: the first three ascend */
     bits += parts & FULL_ROTATION ? 32 * FULL_SMALL * FULL_SMALL + in : 0;
     bits += parts & FULL_STATIC ? 32 + 32 : 0;
     bits += parts & FULL_SEGMENT_ACT ? 32 + 32 : 0;
@@ -301,13 +301,27 @@ static size_t place_of(const qnt_qlinear *q, size_t place)
     return q->transform.permutation ? q->transform.permutation[place] : place;
 }
 
+/* The code that is nearest to 0 where a row's last group has its scale. */
+static int32_t zero_of_last_group(const struct qnti_numbers *w, size_t r)
+{
+    const float *scale = w->scale->value + (r + 1) * w->scale->cols - 1;
+    const float *offset = w->offset->value + (r + 1) * w->offset->cols - 1, nothing = 0;
+    uint16_t code;
+    qnti_grid_round(&w->grid, qnti_numbers_codebook(w, r), 1, &nothing, scale, offset, 0, &code, NULL);
+    return code;
+}
+
 static void check_codes(qnt_context *ctx, unsigned parts, const qnt_qlinear *q)
 {
     qnt_part codes = part_of(ctx, q, "codes", QNT_I32, FULL_OUT, FULL_IN);
     for (size_t r = 0; r < FULL_OUT; r++)
         for (size_t j = 0; j < FULL_IN; j++) {
             const struct qnti_segment *s = &q->segments[q->segment_count > 1 && j >= FULL_CUT];
-            int32_t want = s->first && (parts & FULL_SECOND) ? 0 : qnti_numbers_code(s->weight, r, j - s->first);
+            int32_t want;
+            if (s->first && (parts & FULL_SECOND))
+                want = zero_of_last_group(q->segments[0].weight, r);
+            else
+                want = qnti_numbers_code(s->weight, r, j - s->first);
             assert_int_equal(((int32_t *)codes.data)[r * FULL_IN + place_of(q, j)], want);
         }
     qnt_part_free(&codes);
@@ -338,6 +352,9 @@ static void check_present(qnt_context *ctx, unsigned parts, const qnt_qlinear *q
         floats_equal(ctx, q, "bias", FULL_OUT, 0, q->bias);
 }
 
+/* Parts with which a column's group is not column / group size. */
+enum { GROUPS_MOVED = FULL_INDEX | FULL_PERMUTATION | FULL_SECOND | FULL_SECOND_CODES };
+
 static void check_columns(qnt_context *ctx, unsigned parts, const qnt_qlinear *q)
 {
     qnt_part part;
@@ -347,10 +364,15 @@ static void check_columns(qnt_context *ctx, unsigned parts, const qnt_qlinear *q
             assert_int_equal(((int32_t *)part.data)[j], q->transform.permutation[j]);
         qnt_part_free(&part);
     }
-    if (parts & FULL_INDEX) {
+    if (parts & GROUPS_MOVED) {
+        const struct qnti_numbers *w = q->segments[0].weight;
         part = part_of(ctx, q, "group_index", QNT_I32, FULL_IN, 0);
-        for (size_t j = 0; j < q->segments[0].cols; j++)
-            assert_int_equal(((int32_t *)part.data)[place_of(q, j)], q->segments[0].weight->index[j]);
+        for (size_t j = 0; j < FULL_IN; j++) {
+            size_t group = w->scale->cols - 1; /* of columns outside */
+            if (j < w->cols)
+                group = parts & FULL_INDEX ? w->index[j] : j / w->grid.map.cols;
+            assert_int_equal(((int32_t *)part.data)[place_of(q, j)], group);
+        }
         qnt_part_free(&part);
     }
     if (parts & FULL_SECOND) {
@@ -380,7 +402,7 @@ static const struct {
     const char *name;
     unsigned parts;
 } names[] = {
-    {"codes", ~0u}, {"scales", ~0u}, {"zeros", ~(unsigned)FULL_CODEBOOK}, {"mins", 0}, {"group_index", FULL_INDEX},
+    {"codes", ~0u}, {"scales", ~0u}, {"zeros", ~(unsigned)FULL_CODEBOOK}, {"mins", 0}, {"group_index", GROUPS_MOVED},
     {"codebook", FULL_CODEBOOK}, {"outlier_mask", FULL_SPARSE}, {"kept_columns", FULL_SECOND | FULL_SECOND_CODES},
     {"scale", FULL_SCALE}, {"shift", FULL_SCALE}, {"permutation", FULL_PERMUTATION}, {"lowrank_a", FULL_LOWRANK},
     {"lowrank_b", FULL_LOWRANK}, {"act_scale", FULL_STATIC}, {"act_zero", FULL_STATIC}, {"bias", FULL_BIAS},

@@ -65,6 +65,7 @@ struct problem {
     float *w, *u, *p;
     uint32_t *order, *index;
     size_t groups;
+    bool fresh;                             /* fits see what was corrected inside the block */
 };
 
 /* Groups whole, in another order, and columns inside them, as group-aware order does; or any order. */
@@ -182,6 +183,17 @@ static unsigned oracle_column(const struct problem *p, double *row, size_t j, fl
     return code;
 }
 
+/* What a fit at position j sees: the weights as the block found them, or those of the block as they are. */
+static void see_weights(const struct problem *p, const double *w, size_t j, double *seen)
+{
+    size_t cols = p->c->cols, begin = j / p->c->block * p->c->block, end = qnti_min(begin + p->c->block, cols);
+    if (j == begin)
+        memcpy(seen, w, p->c->rows * cols * sizeof *w);
+    for (size_t r = 0; p->fresh && r < p->c->rows; r++)
+        for (size_t k = begin; k < end; k++)
+            seen[r * cols + column_at(p, k)] = w[r * cols + column_at(p, k)];
+}
+
 /* The algorithm as written: columns one by one; grids fitted on the way see the weights of the block's begin. */
 static void oracle_feedback(const struct problem *p, unsigned *codes, float *scale)
 {
@@ -196,8 +208,7 @@ static void oracle_feedback(const struct problem *p, unsigned *codes, float *sca
     }
     for (size_t j = 0; j < cols; j++) {
         size_t column = column_at(p, j), g = group_of(p, column);
-        if (j % p->c->block == 0)
-            memcpy(begin, w, rows * cols * sizeof *w);
+        see_weights(p, w, j, begin);
         if (!fitted[g])
             fit_group(p, begin, g, scale);
         fitted[g] = true;
@@ -209,7 +220,7 @@ static void oracle_feedback(const struct problem *p, unsigned *codes, float *sca
     free(fitted);
 }
 
-static void check_feedback(qnt_context *ctx, const struct feedback_case *c)
+static void check_feedback(qnt_context *ctx, const struct feedback_case *c, bool fresh)
 {
     struct problem p;
     struct qnti_map map = {QNTI_MAP_TILES, c->tied, c->size, NULL, 0};
@@ -217,12 +228,13 @@ static void check_feedback(qnt_context *ctx, const struct feedback_case *c)
     unsigned *codes = NEW(c->rows * c->cols, unsigned);
     float *scale;
     make_problem(c, &p);
+    p.fresh = fresh;
     if (c->along)
         map = (struct qnti_map){QNTI_MAP_INDEX, c->tied, c->size, p.index, p.groups};
     struct qnti_grid grid = power_grid(ctx, map);
     grid.span = c->along ? c->size : 0;
     struct qnti_feedback f = {.w = p.w, .factor = p.u, .pull = c->pull ? p.p : NULL, .order = p.order,
-                              .fixed = c->fixed, .block = c->block};
+                              .fixed = c->fixed, .fresh = fresh, .block = c->block};
     scale = NEW(c->rows * p.groups, float);
     assert_ok(ctx, qnti_numbers_create(ctx, &grid, c->rows, c->cols, &q));
     if (c->fixed)
@@ -262,10 +274,55 @@ static void test_error_feedback(void **state)
     for (int threads = 1; threads <= 2; threads++) {
         qnt_context *ctx = context_of(threads);
         size_t held = qnt_context_bytes(ctx, NULL);
-        for (size_t i = 0; i < COUNT(cases); i++)
-            check_feedback(ctx, &cases[i]);
+        for (size_t i = 0; i < COUNT(cases); i++) {
+            check_feedback(ctx, &cases[i], false);
+            check_feedback(ctx, &cases[i], true);
+        }
         destroy_context(ctx, held);
     }
+}
+
+/* Columns in two segments, the second from what the first left of it: the same as all of them at once. */
+static void test_rest(void **state)
+{
+    static const struct feedback_case c = {70, 48, 16, 16, 1, false, false, false, true};
+    enum { CUT = 32 };
+    qnt_context *ctx = context_of(2);
+    size_t held = qnt_context_bytes(ctx, NULL), left = c.cols - CUT;
+    struct qnti_grid grid = power_grid(ctx, (struct qnti_map){QNTI_MAP_TILES, 1, c.size, NULL, 0});
+    struct qnti_numbers *whole, *first, *second;
+    struct problem p;
+    (void)state;
+    make_problem(&c, &p);
+    struct qnti_feedback f = {.w = p.w, .factor = p.u, .pull = p.p, .block = c.block};
+    assert_ok(ctx, qnti_numbers_create(ctx, &grid, c.rows, c.cols, &whole));
+    assert_ok(ctx, qnti_numbers_create(ctx, &grid, c.rows, CUT, &first));
+    assert_ok(ctx, qnti_numbers_create(ctx, &grid, c.rows, left, &second));
+    assert_ok(ctx, qnti_error_feedback(ctx, &f, whole));
+    float *w = NEW(c.rows * CUT, float), *rest = NEW(c.rows * left, float);
+    for (size_t r = 0; r < c.rows; r++) {
+        memcpy(w + r * CUT, p.w + r * c.cols, CUT * sizeof *w);
+        memcpy(rest + r * left, p.w + r * c.cols + CUT, left * sizeof *w);
+    }
+    f.w = w;
+    f.stride = c.cols;
+    f.rest = rest;
+    f.rest_cols = f.rest_stride = left;
+    assert_ok(ctx, qnti_error_feedback(ctx, &f, first));
+    f = (struct qnti_feedback){.w = rest, .factor = p.u + CUT * (c.cols + 1), .pull = p.p + CUT * (c.cols + 1),
+                               .stride = c.cols, .block = c.block};
+    assert_ok(ctx, qnti_error_feedback(ctx, &f, second));
+    for (size_t r = 0; r < c.rows; r++)
+        for (size_t j = 0; j < c.cols; j++)
+            assert_int_equal(j < CUT ? qnti_numbers_code(first, r, j) : qnti_numbers_code(second, r, j - CUT),
+                             qnti_numbers_code(whole, r, j));
+    qnti_numbers_free(ctx, whole);
+    qnti_numbers_free(ctx, first);
+    qnti_numbers_free(ctx, second);
+    free(w);
+    free(rest);
+    free_problem(&p);
+    destroy_context(ctx, held);
 }
 
 /* --- descent and refit --- */
@@ -539,6 +596,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_error_feedback), cmocka_unit_test(test_descent), cmocka_unit_test(test_refit),
         cmocka_unit_test(test_refit_keeps),    cmocka_unit_test(test_order),
+        cmocka_unit_test(test_rest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -58,11 +58,12 @@ echo "# each method"
 for method in $methods; do
     for format in gguf:q4_0 native; do
         case "$format $method" in
-        gguf*llm_int8) # a grid of its own, no format's
-            refuses "$method to $format" llm_int8 gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format
+        gguf*llm_int8 | gguf*spqr | gguf*owq) # what no block can hold
+            refuses "$method to $format" "$method" gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format $calib
             continue
             ;;
         native*rtn | native*gptq | native*awq) settings="--group-size 32" ;;
+        native*owq) settings="--bits 4 --group-size 32" ;;
         *) settings= ;;
         esac
         check "$method to $format" quantize -o "$out/a" --method "$method" --format $format $settings $calib --report "$work/r.json"

@@ -26,15 +26,18 @@ struct qnti_kernels {
     /*
      * Affine grids. Number i uses scale[i * stride] and offset[i * stride], stride 0 or 1; codes run from 0 to top.
      * zero form:  code = clamp(rint(x / scale) + zero, 0, top),   value = (code - zero) * scale
+     * real form:  code = clamp(rint(x / scale + zero), 0, top),   value as in the zero form
      * min form:   code = clamp(rint((x - min) / scale), 0, top),  value = scale * code + min   (two roundings, no FMA)
-     * rint is to nearest, ties to even; zero and top are whole, 0 <= top <= 65535; a scale of 0 gives code
-     * clamp(zero, 0, top) or 0, elsewhere a NaN among the operands gives code 0. `code` or `value` may be NULL, `value`
-     * may be `x`. A value that is not a number may be any NaN.
+     * rint is to nearest, ties to even; top is whole, 0 <= top <= 65535, the zero form's zero is; x / 0 counts as 0,
+     * (x - min) / 0 too, elsewhere a NaN among the operands gives code 0. `code` or `value` may be NULL, `value` may be
+     * `x`. A value that is not a number may be any NaN.
      */
     void (*zero_round)(size_t n, const float *x, const float *scale, const float *zero, size_t stride, float top,
                        uint16_t *code, float *value);
     void (*zero_value)(size_t n, const uint16_t *code, const float *scale, const float *zero, size_t stride,
                        float *value);
+    void (*real_round)(size_t n, const float *x, const float *scale, const float *zero, size_t stride, float top,
+                       uint16_t *code, float *value);
     void (*min_round)(size_t n, const float *x, const float *scale, const float *min, size_t stride, float top,
                       uint16_t *code, float *value);
     void (*min_value)(size_t n, const uint16_t *code, const float *scale, const float *min, size_t stride,

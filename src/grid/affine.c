@@ -13,7 +13,6 @@
 #include <float.h>
 #include <math.h>
 #include "base/kernels.h"
-#include "base/number.h"
 
 static const float LEAST_RANGE = 1e-5f; /* G3, G4: AutoAWQ's floor of a range */
 
@@ -88,13 +87,9 @@ static struct affine affine_of(const struct qnti_grid *grid, struct range range)
     return a;
 }
 
-/* Scale as it will be stored; a scale that underflows to nothing there becomes the smallest that does not. */
 static struct affine stored(const struct qnti_grid *grid, struct affine a)
 {
-    float scale = qnti_round_to(grid->scale_type, a.scale);
-    if (scale == 0 && a.scale > 0)
-        scale = grid->scale_type == QNT_F16 ? 0x1p-24f : FLT_MIN;
-    a.scale = scale;
+    a.scale = qnti_grid_stored_scale(grid, a.scale);
     return a;
 }
 

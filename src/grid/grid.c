@@ -3,6 +3,7 @@
  */
 #include "grid/grid.h"
 
+#include <float.h>
 #include <math.h>
 #include "base/kernels.h"
 #include "base/number.h"
@@ -41,7 +42,8 @@ void qnti_grid_round(const struct qnti_grid *grid, const float *codebook, size_t
     float top = (float)(grid->levels - 1);
     switch (grid->form) {
     case QNTI_FORM_ZERO:
-        grid->kernels->zero_round(n, x, scale, offset, stride, top, code, value);
+        (grid->real_offset ? grid->kernels->real_round : grid->kernels->zero_round)(n, x, scale, offset, stride, top,
+                                                                                   code, value);
         return;
     case QNTI_FORM_MIN:
         grid->kernels->min_round(n, x, scale, offset, stride, top, code, value);
@@ -80,4 +82,18 @@ size_t qnti_grid_span(const struct qnti_grid *grid, size_t cols)
     if (grid->span)
         return grid->span;
     return grid->map.cols ? grid->map.cols : cols;
+}
+
+qnt_status qnti_grid_scratch(qnt_context *ctx, const struct qnti_grid *grid, size_t cols, void **scratch)
+{
+    *scratch = NULL;
+    return grid->kind->scratch ? qnti_alloc_raw(ctx, grid->kind->scratch(cols), 1, scratch) : QNT_OK;
+}
+
+float qnti_grid_stored_scale(const struct qnti_grid *grid, float scale)
+{
+    float stored = qnti_round_to(grid->scale_type, scale);
+    if (stored == 0 && scale > 0)
+        return grid->scale_type == QNT_F16 ? 0x1p-24f : FLT_MIN;
+    return stored;
 }

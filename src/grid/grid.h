@@ -34,7 +34,7 @@ struct qnti_map {
 /* How a code stands for a value. */
 enum qnti_form {
     QNTI_FORM_FLOAT,     /* no codes: the value itself, rounded to `float_type` */
-    QNTI_FORM_ZERO,      /* (code - offset) * scale, offset an integer unless the method says otherwise */
+    QNTI_FORM_ZERO,      /* (code - offset) * scale, offset a whole number unless `real_offset` is set */
     QNTI_FORM_MIN,       /* scale * code + offset */
     QNTI_FORM_CODEBOOK   /* scale * codebook[code] (+ offset) */
 };
@@ -45,6 +45,7 @@ struct qnti_band {
     size_t rows, cols, stride;
     const float *importance;      /* [cols], weight of each column, or NULL: all alike */
     const float *row_power;       /* [rows], mean square of each whole row; with importance */
+    void *scratch;                /* what the kind's `scratch` asks for; may be NULL where it asks for nothing */
 };
 
 /* A kind of grid: one file in grid/. */
@@ -58,6 +59,8 @@ struct qnti_grid_kind {
      */
     void (*fit)(const struct qnti_grid *grid, const struct qnti_band *band, struct qnti_numbers *q, size_t row,
                 size_t group, uint16_t *code, size_t code_stride);
+    /* Bytes of memory that a fit of groups of `cols` columns works in; NULL: none. */
+    size_t (*scratch)(size_t cols);
 };
 
 struct qnti_grid {
@@ -71,6 +74,7 @@ struct qnti_grid {
     qnt_dtype float_type;         /* QNTI_FORM_FLOAT */
     qnt_dtype scale_type;         /* in which scales and offsets are stored, if they are not coded */
     bool integer_offset;          /* offsets are integers 0 .. levels - 1, stored in `bits` bits */
+    bool real_offset;             /* offsets are any numbers: x / scale + offset is rounded, not the quotient alone */
     unsigned least_zero;          /* not sym: the least zero that a fit chooses */
     bool wide_zero;               /* it may lie outside the codes: ranges without 0, of activations */
     bool constant_offset;         /* one offset for all, known from the grid: not stored */
@@ -84,6 +88,7 @@ struct qnti_grid {
     bool sym;                     /* levels symmetric about 0 */
     bool absmax;                  /* sym: the largest magnitude is a level (G3), not half a step beyond (G2) */
     bool include_zero;            /* not sym: 0 is a level (G1), else min-max (G4) */
+    bool whole_offset;            /* real_offset: a fit rounds its offsets all the same */
     bool search;                  /* try shrunk ranges */
     float search_norm;            /* exponent of the error */
     unsigned search_steps;        /* ranges tried */
@@ -136,14 +141,24 @@ void qnti_grid_value(const struct qnti_grid *grid, const float *codebook, size_t
                      const float *scale, const float *offset, size_t stride, float *value);
 /* Columns that one fit sees, for rows of `cols`. */
 size_t qnti_grid_span(const struct qnti_grid *grid, size_t cols);
+/* Memory for fits of bands of at most `cols` columns, to be freed; *scratch is NULL where the kind needs none. */
+qnt_status qnti_grid_scratch(qnt_context *ctx, const struct qnti_grid *grid, size_t cols, void **scratch);
+/* A scale as it will be stored; one that underflows to nothing there becomes the smallest that does not. */
+float qnti_grid_stored_scale(const struct qnti_grid *grid, float scale);
 
 /* --- the kinds --- */
 extern const struct qnti_grid_kind qnti_affine_kind;   /* affine.c: G1 to G4 of rtn.md, range search */
+extern const struct qnti_grid_kind qnti_minmax_kind;   /* minmax.c: real offsets, ranges without 0, coded scales */
+extern const struct qnti_grid_kind qnti_paired_kind;   /* paired.c: scale and zero searched together */
 extern const struct qnti_grid_kind qnti_float_kind;    /* float.c: f32, f16, bf16 */
 struct qnti_grid qnti_float_grid(qnt_dtype type);
 /* The grid of an affine code of `bits` in groups of `group_size` columns (0: the row), scales in `scale_type`. */
 struct qnti_grid qnti_affine_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
                                   qnt_dtype scale_type);
+/* minmax.c: the same with real offsets, and scale and offset of a range there. */
+struct qnti_grid qnti_minmax_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
+                                  qnt_dtype scale_type);
+void qnti_minmax_affine(const struct qnti_grid *grid, float least, float greatest, float *scale, float *offset);
 /* ggml.c: the grid of a ggml block type ("q4_0" ...); false if there is none of that name. */
 bool qnti_ggml_grid(const struct qnti_kernels *kernels, const char *name, struct qnti_grid *grid);
 

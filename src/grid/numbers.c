@@ -47,6 +47,10 @@ static qnt_status create_parts(qnt_context *ctx, struct qnti_numbers *q)
     QNT_TRY(create_second(ctx, q, grid->scale_grid, &q->scale));
     if (!grid->constant_offset)
         QNT_TRY(create_second(ctx, q, grid->offset_grid, &q->offset));
+    if (grid->scale_grid) /* their own copies: those that were given may be gone before the numbers are */
+        q->grid.scale_grid = &q->scale->grid;
+    if (grid->offset_grid)
+        q->grid.offset_grid = q->offset ? &q->offset->grid : NULL;
     if (grid->form == QNTI_FORM_CODEBOOK && !grid->table)
         QNT_TRY(qnti_numbers_create(ctx, &table, grid->codebook_per_row ? q->rows : 1, grid->codebook_size,
                                     &q->codebook));

@@ -99,6 +99,7 @@ const struct qnti_kernels qnti_kernels_avx512 = {
     .range = range,
     .zero_round = zero_round,
     .zero_value = zero_value,
+    .real_round = real_round,
     .min_round = min_round,
     .min_value = min_value,
     .axpy = axpy,

@@ -71,6 +71,19 @@ void qnti_scalar_zero_value(size_t n, const uint16_t *code, const float *scale, 
         value[i] = ((float)code[i] - zero[i * stride]) * scale[i * stride];
 }
 
+void qnti_scalar_real_round(size_t n, const float *x, const float *scale, const float *zero, size_t stride, float top,
+                            uint16_t *code, float *value)
+{
+    for (size_t i = 0; i < n; i++) {
+        float s = scale[i * stride], z = zero[i * stride];
+        float c = clamp(rintf((s != 0.0f ? x[i] / s : 0.0f) + z), top);
+        if (code)
+            code[i] = (uint16_t)c;
+        if (value)
+            value[i] = (c - z) * s;
+    }
+}
+
 void qnti_scalar_min_round(size_t n, const float *x, const float *scale, const float *min, size_t stride, float top,
                            uint16_t *code, float *value)
 {
@@ -153,6 +166,7 @@ const struct qnti_kernels qnti_kernels_scalar = {
     .range = qnti_scalar_range,
     .zero_round = qnti_scalar_zero_round,
     .zero_value = qnti_scalar_zero_value,
+    .real_round = qnti_scalar_real_round,
     .min_round = qnti_scalar_min_round,
     .min_value = qnti_scalar_min_value,
     .axpy = qnti_scalar_axpy,

@@ -21,6 +21,8 @@ void qnti_scalar_zero_round(size_t n, const float *x, const float *scale, const 
                             uint16_t *code, float *value);
 void qnti_scalar_zero_value(size_t n, const uint16_t *code, const float *scale, const float *zero, size_t stride,
                             float *value);
+void qnti_scalar_real_round(size_t n, const float *x, const float *scale, const float *zero, size_t stride, float top,
+                            uint16_t *code, float *value);
 void qnti_scalar_min_round(size_t n, const float *x, const float *scale, const float *min, size_t stride, float top,
                            uint16_t *code, float *value);
 void qnti_scalar_min_value(size_t n, const uint16_t *code, const float *scale, const float *min, size_t stride,

@@ -125,6 +125,24 @@ TARGET static void zero_value(size_t n, const uint16_t *code, const float *scale
     qnti_scalar_zero_value(n - i, code + i, scale + i * stride, zero + i * stride, stride, value + i);
 }
 
+TARGET static void real_round(size_t n, const float *x, const float *scale, const float *zero, size_t stride, float top,
+                              uint16_t *code, float *value)
+{
+    const vf most = V(set1_ps)(top);
+    size_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        vf s = at(scale, i, stride), z = at(zero, i, stride);
+        vf quotient = where_nonzero(s, V(div_ps)(V(loadu_ps)(x + i), s));
+        vf c = clamp(rint_even(V(add_ps)(quotient, z)), most);
+        if (code)
+            store_u16(code + i, V(cvttps_epi32)(c));
+        if (value)
+            V(storeu_ps)(value + i, V(mul_ps)(V(sub_ps)(c, z), s));
+    }
+    qnti_scalar_real_round(n - i, x + i, scale + i * stride, zero + i * stride, stride, top, code ? code + i : NULL,
+                           value ? value + i : NULL);
+}
+
 TARGET static void min_round(size_t n, const float *x, const float *scale, const float *min, size_t stride, float top,
                              uint16_t *code, float *value)
 {

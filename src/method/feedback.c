@@ -19,16 +19,23 @@ static enum qnti_order order_of(const struct qnti_job *job, const struct qnti_fe
     return blocks && !p->static_groups ? QNTI_ORDER_GROUP_AWARE : QNTI_ORDER_ACT;
 }
 
-/* Groups along the processing order: position / group_size, told to the map as each column's group. */
-static qnt_status group_along_order(struct qnti_job *job, struct qnti_grid *grid, uint32_t **index)
+qnt_status qnti_group_along(struct qnti_job *job, const uint32_t *order, size_t n, struct qnti_grid *grid,
+                            uint32_t **index)
 {
-    size_t in = job->calib->in, size = grid->map.cols;
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, in, index));
-    for (size_t j = 0; j < in; j++)
-        (*index)[job->order[j]] = (uint32_t)(j / size);
-    grid->map = (struct qnti_map){QNTI_MAP_INDEX, 1, size, *index, qnti_ceil_div(in, size)};
+    size_t size = grid->map.cols;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, n, index));
+    for (size_t j = 0; j < n; j++)
+        (*index)[order[j]] = (uint32_t)(j / size);
+    grid->map = (struct qnti_map){QNTI_MAP_INDEX, 1, size, *index, qnti_ceil_div(n, size)};
     grid->span = size;
     return QNT_OK;
+}
+
+qnt_status qnti_tell_damping(const struct qnti_job *job, struct qnti_damping wanted, qnt_qlinear *q)
+{
+    if (job->damping.share == wanted.share)
+        return QNT_OK;
+    return qnti_qlinear_warn(q, "damping raised from %g to %g", wanted.share, job->damping.share);
 }
 
 /* P = alpha striu(D U^T) U, D and P in processing order (GPTAQ). */
@@ -78,10 +85,9 @@ qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedbac
     if (status == QNT_NOT_FOUND || status == QNT_SINGULAR)
         return qnti_fall_back(job, &grid, q, qnt_context_message(job->ctx));
     QNT_TRY(status);
-    if (job->damping.share != p->damping.share)
-        QNT_TRY(qnti_qlinear_warn(q, "damping raised from %g to %g", p->damping.share, job->damping.share));
+    QNT_TRY(qnti_tell_damping(job, p->damping, q));
     if (order == QNTI_ORDER_ACT && !p->static_groups && grid.map.cols && grid.map.rows == 1)
-        QNT_CHECK(group_along_order(job, &grid, &index));
+        QNT_CHECK(qnti_group_along(job, job->order, q->in, &grid, &index));
     QNT_CHECK(qnti_make_up(job, p->qep, p->damping, q->out));
     if (p->asymmetric)
         QNT_CHECK(pull_of(job, p->alpha, &pull));
@@ -103,6 +109,95 @@ cleanup:
     qnti_free(job->ctx, index);
     qnti_free(job->ctx, pull);
     return status;
+}
+
+/* --- segment after segment --- */
+
+/* Rows of the weight with their columns at their places. */
+static qnt_status place_columns(struct qnti_job *job, const uint32_t *columns, size_t in)
+{
+    float *row;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, in, &row));
+    for (size_t r = 0; r < job->rows; r++) {
+        float *w = job->weight + r * in;
+        memcpy(row, w, in * sizeof *row);
+        for (size_t p = 0; p < in; p++)
+            w[p] = row[columns[p]];
+    }
+    qnti_free(job->ctx, row);
+    return QNT_OK;
+}
+
+/* Columns [first, first + cols) of the weight as a matrix of their own. */
+static qnt_status copy_columns(const struct qnti_job *job, size_t first, size_t cols, size_t in, float **w)
+{
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, job->rows * cols, w));
+    for (size_t r = 0; r < job->rows; r++)
+        memcpy(*w + r * cols, job->weight + r * in + first, cols * sizeof **w);
+    return QNT_OK;
+}
+
+static qnt_status copy_order(const struct qnti_job *job, const uint32_t *order, size_t first, size_t cols,
+                             uint32_t **local)
+{
+    if (!order)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, cols, local));
+    for (size_t j = 0; j < cols; j++)
+        (*local)[j] = order[first + j] - (uint32_t)first;
+    return QNT_OK;
+}
+
+/* Grids of whole rows are those of the weights before dead columns are cleared, as in a layer of one segment. */
+static qnt_status fill_segment(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q, size_t i)
+{
+    struct qnti_segment *segment = &q->segments[i];
+    size_t first = segment->first, cols = segment->cols, in = q->in;
+    struct qnti_feedback f = {.block = s->block, .factor = job->factor + first * (in + 1), .stride = in,
+                              .rest = job->weight + first + cols, .rest_cols = in - first - cols, .rest_stride = in};
+    struct qnti_grid grid = s->grids[i];
+    bool coded = grid.form != QNTI_FORM_FLOAT;
+    uint32_t *order = NULL, *index = NULL;
+    float *w = NULL;
+    qnt_status status;
+    QNT_CHECK(copy_order(job, s->order, first, cols, &order));
+    QNT_CHECK(copy_columns(job, first, cols, in, &w));
+    if (order && coded && grid.map.cols)
+        QNT_CHECK(qnti_group_along(job, order, cols, &grid, &index));
+    QNT_CHECK(qnti_segment_fill(q, segment, &grid));
+    if (coded && grid.map.cols == 0)
+        QNT_CHECK(qnti_fit_all(job->ctx, w, NULL, NULL, segment->weight));
+    for (size_t k = 0; coded && k < job->rows * cols; k++)
+        w[k] = job->dead[s->columns[first + k % cols]] ? 0 : w[k];
+    f.w = w;
+    f.order = order;
+    f.fixed = !coded || grid.map.cols == 0;
+    QNT_CHECK(qnti_error_feedback(job->ctx, &f, segment->weight));
+cleanup:
+    qnti_free(job->ctx, order);
+    qnti_free(job->ctx, index);
+    qnti_free(job->ctx, w);
+    return status;
+}
+
+qnt_status qnti_feedback_segments(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q)
+{
+    uint32_t *order;
+    qnt_status status;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, q->in, &order));
+    for (size_t j = 0; j < q->in; j++)
+        order[j] = s->columns[s->order ? s->order[j] : j];
+    status = qnti_job_factor_in(job, order, s->damping);
+    qnti_free(job->ctx, order);
+    QNT_TRY(status);
+    QNT_TRY(qnti_tell_damping(job, s->damping, q));
+    if (!q->segment_count)
+        QNT_TRY(qnti_qlinear_cut(q, s->cols, s->count));
+    QNT_TRY(qnti_qlinear_permute(q, s->columns));
+    QNT_TRY(place_columns(job, s->columns, q->in));
+    for (size_t i = 0; i < q->segment_count; i++)
+        QNT_TRY(fill_segment(job, s, q, i));
+    return QNT_OK;
 }
 
 unsigned qnti_feedback_needs(const struct qnti_feedback_params *p)

@@ -34,6 +34,25 @@ struct qnti_feedback_params {
         QNTI_FEEDBACK_ROW(type, member, alpha, FLOAT, 0.25, 0, 100, "strength of asymmetric"),                         \
         QNTI_QEP_ROW(type, member.qep)
 
+/* A warning in the layer's report where the factor needed more damping than was wanted. */
+qnt_status qnti_tell_damping(const struct qnti_job *job, struct qnti_damping wanted, qnt_qlinear *q);
+/* A grid's groups along an order of n columns: position / group size. The grid points to *index, to be freed. */
+qnt_status qnti_group_along(struct qnti_job *job, const uint32_t *order, size_t n, struct qnti_grid *grid,
+                            uint32_t **index);
+
+/* Segments with a grid each, filled one after another: what one cannot hold the columns of the next make up for. */
+struct qnti_segments_feedback {
+    const struct qnti_grid *grids;      /* [count] of each segment; groups of columns are fitted on the way */
+    const size_t *cols;                 /* [count] columns of each, where no earlier stage cut them */
+    size_t count;
+    const uint32_t *columns;            /* [in] place -> column as the job has it */
+    const uint32_t *order;              /* [in] position -> place, inside segments; NULL: natural */
+    struct qnti_damping damping;
+    size_t block;
+};
+/* QNT_NOT_FOUND, QNT_SINGULAR: there is no factor, nothing was done yet. Reorders the job's weight. */
+qnt_status qnti_feedback_segments(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q);
+
 /* Fills the layer; rounds to nearest, with a warning, where the Hessian has no factor. */
 qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedback_params *p,
                                  const struct qnti_grid *grid, const qnt_layer *layer, qnt_qlinear *q);

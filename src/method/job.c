@@ -4,10 +4,8 @@
 #include "method/method.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include "base/kernels.h"
-#include "linalg/factor.h"
 #include "method/recipe.h"
 #include "solve/solve.h"
 #include "transform/fold.h"
@@ -188,126 +186,6 @@ qnt_status qnti_job_hessian(struct qnti_job *job)
         QNT_TRY(load_hessian(job));
     if (job->dead_count == calib->in)
         return qnti_fail(job->ctx, QNT_NOT_FOUND, "every input of the layer is 0 in all %zu tokens", calib->tokens);
-    return QNT_OK;
-}
-
-/* Stable descending sort of columns by a key: by index where keys are equal. */
-struct keyed {
-    float key;
-    uint32_t index;
-};
-
-static int descending(const void *x, const void *y)
-{
-    const struct keyed *a = x, *b = y;
-    if (a->key != b->key)
-        return a->key < b->key ? 1 : -1;
-    return a->index < b->index ? -1 : a->index > b->index;
-}
-
-/* Groups by their largest diagonal entry, columns inside them by theirs; a shorter last group stays last, unsorted. */
-static qnt_status group_aware_order(struct qnti_job *job, size_t n, size_t size, struct keyed *columns)
-{
-    size_t full = n / size;
-    struct keyed *groups = NULL, *sorted = NULL;
-    qnt_status status;
-    QNT_CHECK(QNTI_NEW(job->ctx, full, &groups));
-    QNT_CHECK(QNTI_NEW(job->ctx, n, &sorted));
-    for (size_t g = 0; g < full; g++) {
-        qsort(columns + g * size, size, sizeof *columns, descending);
-        groups[g] = (struct keyed){columns[g * size].key, (uint32_t)g};
-    }
-    if (full)
-        qsort(groups, full, sizeof *groups, descending);
-    for (size_t g = 0; g < full; g++)
-        memcpy(sorted + g * size, columns + groups[g].index * size, size * sizeof *sorted);
-    memcpy(columns, sorted, full * size * sizeof *sorted);
-cleanup:
-    qnti_free(job->ctx, groups);
-    qnti_free(job->ctx, sorted);
-    return status;
-}
-
-static qnt_status make_order(struct qnti_job *job, enum qnti_order kind, size_t group_size)
-{
-    size_t n = job->calib->in;
-    struct keyed *columns;
-    qnt_status status;
-    qnti_free(job->ctx, job->order);
-    job->order = NULL;
-    if (kind == QNTI_ORDER_NATURAL)
-        return QNT_OK;
-    QNT_TRY(QNTI_NEW(job->ctx, n, &columns));
-    QNT_CHECK(QNTI_NEW_RAW(job->ctx, n, &job->order));
-    for (size_t j = 0; j < n; j++)
-        columns[j] = (struct keyed){job->hessian[j * n + j], (uint32_t)j};
-    if (kind == QNTI_ORDER_ACT)
-        qsort(columns, n, sizeof *columns, descending);
-    else
-        QNT_CHECK(group_aware_order(job, n, group_size, columns));
-    for (size_t j = 0; j < n; j++)
-        job->order[j] = columns[j].index;
-cleanup:
-    qnti_free(job->ctx, columns);
-    return status;
-}
-
-struct permute_task {
-    const float *from;
-    const uint32_t *order;
-    size_t n;
-    float *to;
-};
-
-static qnt_status permute_row(void *arg, size_t i)
-{
-    const struct permute_task *t = arg;
-    const float *row = t->from + t->order[i] * t->n;
-    for (size_t j = 0; j < t->n; j++)
-        t->to[i * t->n + j] = row[t->order[j]];
-    return QNT_OK;
-}
-
-static qnt_status ordered_hessian(const struct qnti_job *job, size_t n, float **ordered)
-{
-    struct permute_task t = {job->hessian, job->order, n, NULL};
-    qnt_status status;
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &t.to));
-    status = qnti_parallel(job->ctx, n, permute_row, &t);
-    if (status != QNT_OK)
-        qnti_free(job->ctx, t.to);
-    else
-        *ordered = t.to;
-    return status;
-}
-
-qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t group_size,
-                           struct qnti_damping damping)
-{
-    size_t n;
-    float *ordered = NULL;
-    qnt_status status;
-    QNT_TRY(qnti_job_hessian(job));
-    if (job->factor && job->factor_order == (int)order && job->factor_group == group_size &&
-        job->factor_damping.share == damping.share && job->factor_damping.shrinkage == damping.shrinkage)
-        return QNT_OK;
-    n = job->calib->in;
-    QNT_TRY(make_order(job, order, group_size));
-    if (!job->factor)
-        QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->factor));
-    if (job->order)
-        QNT_TRY(ordered_hessian(job, n, &ordered));
-    job->damping = damping;
-    status = qnti_inverse_factor(job->ctx, ordered ? ordered : job->hessian, n, &job->damping, job->factor);
-    qnti_free(job->ctx, ordered);
-    if (status != QNT_OK) {
-        qnti_free(job->ctx, job->factor);
-        job->factor = NULL;
-        return status;
-    }
-    job->factor_order = (int)order;
-    job->factor_group = group_size;
-    job->factor_damping = damping;
     return QNT_OK;
 }
 

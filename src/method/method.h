@@ -34,6 +34,10 @@ enum qnti_scope { QNTI_SCOPE_LAYER, QNTI_SCOPE_SITE, QNTI_SCOPE_BLOCK, QNTI_SCOP
 /* Stage kinds, in the order in which they run: all layers of a site through one before the next. */
 enum qnti_stage { QNTI_STAGE_TRANSFORM, QNTI_STAGE_ACTIVATIONS, QNTI_STAGE_WEIGHTS, QNTI_STAGE_CORRECT, QNTI_STAGES };
 
+struct qnti_shape {
+    size_t out, in;
+};
+
 struct qnti_method {
     const char *name, *title, *reference;
     enum qnti_scope scope;
@@ -52,8 +56,15 @@ struct qnti_method {
      * empty before. NULL: the stream stays as it is.
      */
     qnt_status (*residual)(qnt_context *ctx, const void *params, size_t width, struct qnti_transform *t);
-    /* Bits a weight of a layer of that width, where `bits`, `group_size` and `sym` do not say it; may be NULL. */
-    double (*bits)(const void *params, size_t in);
+    /* Bits a weight of a layer of that shape, where `bits`, `group_size` and `sym` do not say it; may be NULL. */
+    double (*bits)(const void *params, size_t out, size_t in);
+    /* What the weights and correct stages may leave beside an affine grid, bits of enum qnti_beside; NULL: nothing. */
+    unsigned (*leaves)(const void *params);
+    /*
+     * Changes the parameters params[i] of layers of those shapes, which are a block's together, where what one gets
+     * depends on the others; NULL: never.
+     */
+    qnt_status (*plan)(qnt_context *ctx, const struct qnti_shape *shapes, void *const *params, size_t count);
     /* The grid on which the weights stage chooses codes, a format's too; NULL: the method has one of its own. */
     qnt_status (*grid)(struct qnti_job *job, const void *params, struct qnti_grid *grid);
 };
@@ -95,8 +106,9 @@ struct qnti_affine_params {
     }
 
 /* Parameters of every method that inverts or descends on a Hessian: a struct qnti_damping. */
-#define QNTI_DAMPING_ROWS(type, member)                                                                                \
-    {"damp", QNTI_PARAM_FLOAT, offsetof(type, member.share), 0.01, 0, 100, NULL,                                       \
+#define QNTI_DAMPING_ROWS(type, member) QNTI_DAMPED_ROWS(type, member, 0.01)
+#define QNTI_DAMPED_ROWS(type, member, usual)                                                                          \
+    {"damp", QNTI_PARAM_FLOAT, offsetof(type, member.share), usual, 0, 100, NULL,                                      \
      "share of the Hessian's mean diagonal that is added to it"},                                                      \
     {                                                                                                                  \
         "shrinkage", QNTI_PARAM_FLOAT, offsetof(type, member.shrinkage), 0, 0, 0.99, NULL,                             \
@@ -116,7 +128,8 @@ struct qnti_job {
     size_t sample_count, sequence;
     const qnt_producer *producer;       /* what the transform is folded into; NULL: it stays at run time */
     const struct qnti_transform *transform; /* of the site, once it is chosen; NULL: none */
-    float *weight;                       /* (out, in) f32 of the layer in hand, in the coordinates that are quantized */
+    float *weight;                       /* (rows, in) f32 of the layer in hand, in the quantized coordinates */
+    size_t rows;
     float *importance;                   /* [in] mean of x^2, or NULL */
     float *row_power;                    /* [out] mean square of each weight row; NULL where no grid asks for it */
     float *hessian;                      /* (in, in) of transformed inputs, dead columns 1 on the diagonal; or NULL */
@@ -128,12 +141,19 @@ struct qnti_job {
     struct qnti_damping damping;         /* and what was taken */
     int factor_order;                    /* enum qnti_order of the factor */
     size_t factor_group;
+    struct qnti_grid second[2];          /* scale and offset grids of the grid that a method's `grid` made last */
 };
 
-/* Orders of columns for solvers (gptq.md, step 5). */
-enum qnti_order { QNTI_ORDER_NATURAL, QNTI_ORDER_ACT, QNTI_ORDER_GROUP_AWARE };
+/*
+ * Orders of columns for solvers (gptq.md, step 5): natural; by falling diagonal of the Hessian; the same with dead
+ * columns last; for groups and inside them; a chain of columns of the layer's weight whose ranks over the rows are
+ * alike (spqr.md); a method's own.
+ */
+enum qnti_order {
+    QNTI_ORDER_NATURAL, QNTI_ORDER_ACT, QNTI_ORDER_LIVE, QNTI_ORDER_GROUP_AWARE, QNTI_ORDER_SPEARMAN, QNTI_ORDER_OWN
+};
 
-/* --- adapters (job.c) --- */
+/* --- adapters (job.c; orders and factor: order.c) --- */
 
 /* Combinations of the affine parameters that make no grid. */
 qnt_status qnti_affine_check(qnt_context *ctx, const char *method, const struct qnti_affine_params *p);
@@ -161,6 +181,21 @@ qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform 
 /* Order of columns and factor of the damped inverse Hessian in that order, kept for the other layers of the site. */
 qnt_status qnti_job_factor(struct qnti_job *job, enum qnti_order order, size_t group_size,
                            struct qnti_damping damping);
+/* The same for this layer alone in an order of the method's, [in] position -> column; it is copied. */
+qnt_status qnti_job_factor_in(struct qnti_job *job, const uint32_t *order, struct qnti_damping damping);
+/*
+ * The same where dead columns count for nothing: as 0 in the mean diagonal that damping is a share of, and U_jj is
+ * infinite, so that their errors cost nothing.
+ */
+qnt_status qnti_job_factor_live(struct qnti_job *job, enum qnti_order order, struct qnti_damping damping);
+/* A descending, stable sort of columns by their keys [n]: position -> column. */
+qnt_status qnti_job_sort(struct qnti_job *job, const float *keys, size_t n, uint32_t *order);
+/*
+ * The first k of the sorted columns [n] behind the others: columns place -> column, both parts ascending; place its
+ * inverse; order position -> place, the others as they are sorted.
+ */
+void qnti_part_columns(const uint32_t *sorted, size_t n, size_t k, uint32_t *columns, uint32_t *place,
+                       uint32_t *order);
 /* (in, in) of sum (x_fp - x) x^T * 2 / tokens in natural order; to be freed. */
 qnt_status qnti_job_cross(struct qnti_job *job, float **cross);
 /* Sets the weight's dead columns to 0. */

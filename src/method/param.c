@@ -92,6 +92,10 @@ static bool read_value(const struct qnti_param *row, const char *text, double *v
     case QNTI_PARAM_INT:
         return read_number(text, value) && *value == floor(*value) && strpbrk(text, ".eExXpPnN") == NULL;
     case QNTI_PARAM_FLOAT:
+        if (strcmp(text, "inf") == 0 && isinf(row->greatest)) {
+            *value = INFINITY;
+            return true;
+        }
         return read_number(text, value) && strpbrk(text, "xXnN") == NULL;
     }
     return false;
@@ -106,7 +110,7 @@ static void print_range(const struct qnti_param *row, char *out, size_t size)
     else if (row->type == QNTI_PARAM_ENUM)
         snprintf(out, size, "%s", row->choices);
     else if (isinf(row->greatest))
-        snprintf(out, size, ">= %.9g", row->least);
+        snprintf(out, size, ">= %.9g, inf", row->least);
     else
         snprintf(out, size, "%.9g .. %.9g", row->least, row->greatest);
 }

@@ -85,6 +85,7 @@ static qnt_status load_layer(struct qnti_job *job, const qnt_layer *layer)
 {
     size_t out = layer->weight.rows, in = layer->weight.cols;
     struct load_task t = {job, layer};
+    job->rows = out;
     QNT_TRY(QNTI_NEW_RAW(job->ctx, out * in, &job->weight));
     if (qnti_job_grid_importance(job))
         QNT_TRY(QNTI_NEW_RAW(job->ctx, out, &job->row_power));
@@ -190,6 +191,7 @@ struct error_task {
     double *sums;               /* [tasks][2]: |D|^2, |W|^2 */
     size_t stride;              /* between the rows that the output error is measured on */
     float *sample;              /* [2 of each of them][in]: D, W; NULL without a Hessian */
+    uint32_t *place;            /* [in] where the layer has the site's columns; NULL: where they are */
 };
 
 /* Each full row costs a product with H: on a wide layer all of them would cost more than the solver. */
@@ -241,6 +243,22 @@ static qnt_status weight_error(const struct error_task *t, const float *d, const
     return QNT_OK;
 }
 
+/* Rows of the layer with their columns where the site has them. */
+static qnt_status read_rows(const struct error_task *t, size_t first, size_t rows, float *d)
+{
+    size_t in = t->q->in;
+    float *row = NULL;
+    if (t->place)
+        QNT_TRY(QNTI_NEW_RAW(t->job->ctx, in, &row));
+    for (size_t r = 0; r < rows; r++) {
+        qnti_qlinear_row(t->q, first + r, row ? row : d + r * in);
+        for (size_t c = 0; row && c < in; c++)
+            d[r * in + c] = row[t->place[c]];
+    }
+    qnti_free(t->job->ctx, row);
+    return QNT_OK;
+}
+
 static qnt_status error_rows(void *arg, size_t index)
 {
     const struct error_task *t = arg;
@@ -253,8 +271,7 @@ static qnt_status error_rows(void *arg, size_t index)
     QNT_CHECK(QNTI_NEW_RAW(ctx, rows * in, &d));
     QNT_CHECK(qnti_matrix_rows(ctx, t->layer->weight, first, rows, w));
     QNT_CHECK(transform_rows(t->job, w, rows, in)); /* as the Hessian: of the transformed inputs */
-    for (size_t r = 0; r < rows; r++)
-        qnti_qlinear_row(t->q, first + r, d + r * in);
+    QNT_CHECK(read_rows(t, first, rows, d));
     if (!qnti_all_finite(d, rows * in))
         QNT_CHECK(qnti_fail(ctx, QNT_NON_FINITE,
                             "layer %s: weights of rows %zu to %zu are too large for the scales of their grid",
@@ -286,14 +303,34 @@ static qnt_status output_error(const struct error_task *t, double *total)
     return status;
 }
 
+/* A weights stage may have moved columns on its own, beyond the transform that the site has in common. */
+static qnt_status find_places(struct error_task *t)
+{
+    const struct qnti_job *job = t->job;
+    const uint32_t *all = t->q->transform.permutation;
+    const uint32_t *site = job->transform && !job->producer ? job->transform->permutation : NULL;
+    size_t in = t->q->in;
+    uint32_t *place;
+    if (!all || (site && memcmp(all, site, in * sizeof *all) == 0))
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, 2 * in, &place));
+    for (size_t p = 0; p < in; p++)
+        place[in + all[p]] = (uint32_t)p;
+    for (size_t c = 0; c < in; c++)
+        place[c] = place[in + (site ? site[c] : c)];
+    t->place = place;
+    return QNT_OK;
+}
+
 static qnt_status measure_errors(const struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     size_t tasks = qnti_ceil_div(q->out, ERROR_ROWS);
-    struct error_task t = {job, layer, q, NULL, qnti_ceil_div(q->out, OUTPUT_ERROR_ROWS), NULL};
+    struct error_task t = {job, layer, q, NULL, qnti_ceil_div(q->out, OUTPUT_ERROR_ROWS), NULL, NULL};
     double total[4] = {0};
     qnt_status status;
+    QNT_CHECK(find_places(&t));
     if (job->hessian)
-        QNT_TRY(QNTI_NEW_RAW(job->ctx, 2 * qnti_ceil_div(q->out, t.stride) * q->in, &t.sample));
+        QNT_CHECK(QNTI_NEW_RAW(job->ctx, 2 * qnti_ceil_div(q->out, t.stride) * q->in, &t.sample));
     QNT_CHECK(QNTI_NEW(job->ctx, 2 * tasks, &t.sums));
     QNT_CHECK(qnti_parallel(job->ctx, tasks, error_rows, &t));
     for (size_t i = 0; i < 2 * tasks; i++)
@@ -306,6 +343,7 @@ static qnt_status measure_errors(const struct qnti_job *job, const qnt_layer *la
 cleanup:
     qnti_free(job->ctx, t.sums);
     qnti_free(job->ctx, t.sample);
+    qnti_free(job->ctx, t.place);
     return status;
 }
 

@@ -288,6 +288,31 @@ static qnt_status leave_out_activations(qnt_recipe *recipe, const struct qnti_la
     return QNT_OK;
 }
 
+/* What a step may leave beside the grid; a weights stage whose grid nobody knows before has one of its own. */
+static unsigned leaves_of(const qnt_recipe *recipe, size_t s)
+{
+    const struct qnti_recipe_step *step = &recipe->steps[s];
+    const struct qnti_method *m = step->method;
+    bool weights = recipe->provider[QNTI_STAGE_WEIGHTS] == (int)s;
+    unsigned leaves = m->leaves && (weights || qnti_recipe_corrects(step)) ? m->leaves(step->params) : 0;
+    return leaves | (weights && !m->grid ? QNTI_BESIDE_GRID : 0u);
+}
+
+unsigned qnti_recipe_leaves(const qnt_recipe *recipe)
+{
+    unsigned leaves = 0;
+    for (size_t s = 0; s < recipe->count; s++)
+        leaves |= leaves_of(recipe, s);
+    return leaves;
+}
+
+static qnt_status check_beside(const qnt_recipe *recipe, const struct qnti_layout *layout)
+{
+    for (size_t s = 0; layout && s < recipe->count; s++)
+        QNT_TRY(qnti_layout_takes(recipe->ctx, layout, recipe->steps[s].method->name, leaves_of(recipe, s)));
+    return QNT_OK;
+}
+
 qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, qnt_recipe **adapted)
 {
     static const char *const prescribed[] = {"bits", "group_size", "sym",     "sym_grid",
@@ -295,10 +320,7 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
     const struct qnti_recipe_step *weights = qnti_recipe_weights(recipe);
     qnt_status status;
     *adapted = NULL;
-    if (layout && (layout->ggml || layout->limits) && !weights->method->grid)
-        return qnti_fail(recipe->ctx, QNT_UNSUPPORTED,
-                         "method %s has a grid of its own, which format %s cannot hold; native can hold any",
-                         weights->method->name, layout->name);
+    QNT_TRY(check_beside(recipe, layout));
     for (size_t i = 0; layout && layout->ggml && i < sizeof prescribed / sizeof *prescribed; i++)
         if (qnti_recipe_given(weights, prescribed[i]))
             return qnti_fail(recipe->ctx, QNT_INVALID,

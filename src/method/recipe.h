@@ -45,6 +45,12 @@ qnt_status qnti_choose_transform(qnt_context *ctx, const qnt_recipe *recipe, con
 qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site,
                                 const struct qnti_transform *kept, qnt_qlinear **q);
 
+/*
+ * What a block's layers of these shapes get together (struct qnti_method, plan): their recipes are changed, and say so.
+ */
+qnt_status qnti_recipes_plan(qnt_context *ctx, qnt_recipe *const *recipes, const struct qnti_shape *shapes,
+                             size_t count);
+
 /* Whether the user set this parameter of the step. */
 bool qnti_recipe_given(const struct qnti_recipe_step *step, const char *name);
 /* A parameter of the step's method as a number; `otherwise` where the method has none of that name. */
@@ -64,6 +70,8 @@ bool qnti_recipe_corrects(const struct qnti_recipe_step *step);
 bool qnti_recipe_transforms(const qnt_recipe *recipe);
 /* The rotation of the residual stream [width] that the recipe's transform asks for; *t stays empty without one. */
 qnt_status qnti_recipe_residual(const qnt_recipe *recipe, size_t width, struct qnti_transform *t);
+/* Bits of enum qnti_beside that the stages may leave beside the grid. */
+unsigned qnti_recipe_leaves(const qnt_recipe *recipe);
 /* Bits of enum qnti_need of all stages that run; of the transform alone; of those behind it. */
 unsigned qnti_recipe_needs(const qnt_recipe *recipe);
 unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe);

@@ -12,6 +12,8 @@
     X(smoothquant) \
     X(llm_int8)    \
     X(rotation)    \
+    X(spqr)        \
+    X(owq)         \
     X(refine)
 
 #define DECLARE(name) extern const struct qnti_method qnti_method_##name;

@@ -66,10 +66,11 @@ static qnt_status llm_int8_activations(struct qnti_job *job, const qnt_layer *la
     return QNT_OK;
 }
 
-static double llm_int8_bits(const void *params, size_t in)
+static double llm_int8_bits(const void *params, size_t out, size_t in)
 {
     const struct llm_int8_params *p = params;
     bool copy = p->outlier_weights == WEIGHTS_FP16 && p->outlier_threshold > 0;
+    (void)out;
     return BITS + 32.0 / (double)in + (copy ? 16 : 0);
 }
 

@@ -40,7 +40,8 @@ static const struct qnti_affine_limits awq = {1u << 4, 0, false, true, 1, 8};
     }
 
 static const struct qnti_layout layouts[] = {
-    {.name = "native", .title = "every part of the layer, lossless", .scale_type = QNT_F16, .group_index = true},
+    {.name = "native", .title = "every part of the layer, lossless", .scale_type = QNT_F16, .group_index = true,
+     .beside = ~0u},
     FLOATS("f32", "32-bit floats", QNT_F32),
     FLOATS("f16", "16-bit floats", QNT_F16),
     FLOATS("bf16", "bfloat16", QNT_BF16),
@@ -157,24 +158,45 @@ qnt_status qnti_layout_accepts(qnt_context *ctx, const struct qnti_layout *layou
     return QNT_INVALID;
 }
 
-/* --- whether a layer can be held --- */
+/* --- what a layer has beside its grid --- */
 
-static const char *part_beside_grid(const qnt_qlinear *q)
+static unsigned beside_grid(const qnt_qlinear *q)
 {
-    if (q->segment_count != 1)
-        return "several segments";
-    if (q->sparse.count)
-        return "single weights outside the grid";
-    if (q->lowrank_a)
-        return "a low-rank part";
-    if (q->full)
-        return "a copy of all weights";
-    if (!qnti_transform_is_identity(&q->transform))
-        return "a run-time transform";
-    if (q->act || q->segments[0].act)
-        return "an activation quantizer";
-    return q->output ? "an output quantizer" : NULL;
+    return (q->segment_count != 1 ? QNTI_BESIDE_SEGMENTS : 0u) | (q->sparse.count ? QNTI_BESIDE_SPARSE : 0u) |
+           (q->lowrank_a ? QNTI_BESIDE_LOWRANK : 0u) | (q->full ? QNTI_BESIDE_COPY : 0u) |
+           (!qnti_transform_is_identity(&q->transform) ? QNTI_BESIDE_TRANSFORM : 0u) |
+           (q->act || q->segments[0].act ? QNTI_BESIDE_INPUTS : 0u) | (q->output ? QNTI_BESIDE_OUTPUTS : 0u);
 }
+
+/* The first of `beside` in words; NULL: there is none. */
+static const char *name_beside(unsigned beside)
+{
+    static const char *const names[] = {"segments with grids of their own", "single weights outside the grid",
+                                        "a low-rank part", "a copy of all weights", "a run-time transform",
+                                        "an activation quantizer", "an output quantizer", "a grid of its own"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (beside >> i & 1)
+            return names[i];
+    return NULL;
+}
+
+qnt_status qnti_layout_takes(qnt_context *ctx, const struct qnti_layout *layout, const char *method, unsigned beside)
+{
+    const char *lacking = name_beside(beside & ~layout->beside);
+    struct qnti_buffer list = {0};
+    if (!lacking)
+        return QNT_OK;
+    for (size_t i = 0; i < LAYOUTS; i++)
+        if (!(beside & ~layouts[i].beside) &&
+            qnti_buffer_print(ctx, &list, "%s%s", list.bytes ? ", " : "", layouts[i].name) != QNT_OK)
+            break;
+    qnti_fail(ctx, QNT_UNSUPPORTED, "method %s leaves %s, which format %s cannot hold; these can: %s", method, lacking,
+              layout->name, list.data ? list.data : "none");
+    qnti_buffer_free(ctx, &list);
+    return QNT_UNSUPPORTED;
+}
+
+/* --- whether a layer can be held --- */
 
 static bool same_second(const struct qnti_grid *a, const struct qnti_grid *b)
 {
@@ -260,7 +282,7 @@ qnt_status qnti_layout_holds(const struct qnti_layout *layout, const qnt_qlinear
     if (!layout->ggml && !layout->limits)
         return QNT_OK;
     QNT_TRY(qnti_layout_width(q->ctx, layout, q->name, q->in));
-    part = part_beside_grid(q);
+    part = name_beside(beside_grid(q) & ~layout->beside);
     if (part)
         return qnti_fail(q->ctx, QNT_UNSUPPORTED, "layer %s: format %s cannot hold %s; native can", q->name,
                          layout->name, part);

@@ -37,6 +37,12 @@ extern const struct qnti_packer qnti_block_packer;   /* blocks.c: rows of a ggml
 extern const struct qnti_packer qnti_gptq_packer;    /* gptq.c */
 extern const struct qnti_packer qnti_awq_packer;     /* awq.c */
 
+/* What a layer may have beside codes on an affine grid whose zeros are whole numbers of its range; bits. */
+enum qnti_beside {
+    QNTI_BESIDE_SEGMENTS = 1, QNTI_BESIDE_SPARSE = 2, QNTI_BESIDE_LOWRANK = 4, QNTI_BESIDE_COPY = 8,
+    QNTI_BESIDE_TRANSFORM = 16, QNTI_BESIDE_INPUTS = 32, QNTI_BESIDE_OUTPUTS = 64, QNTI_BESIDE_GRID = 128
+};
+
 struct qnti_layout {
     const char *name, *title;
     const char *ggml;                    /* name of the ggml type that prescribes the grid, or NULL */
@@ -46,6 +52,7 @@ struct qnti_layout {
     bool group_index;                    /* holds groups along an order of processing */
     const char *symmetric;               /* name of the layout that symmetric layers get instead, or NULL */
     const struct qnti_affine_limits *limits;   /* NULL: the grid is prescribed, or any will do */
+    unsigned beside;                     /* bits of enum qnti_beside that it can hold */
     const struct qnti_packer *packer;    /* NULL: a single layer has no bytes of its own */
 };
 
@@ -68,6 +75,8 @@ const char *qnti_layout_misfit(const struct qnti_layout *layout, size_t out, siz
 /* QNT_INVALID: no grid with this parameter can be held; the message names it, the method, and formats that could. */
 qnt_status qnti_layout_accepts(qnt_context *ctx, const struct qnti_layout *layout, const char *method,
                                const char *parameter, double value);
+/* QNT_UNSUPPORTED: it cannot hold all of `beside`, which the method leaves; the message says what, and who can. */
+qnt_status qnti_layout_takes(qnt_context *ctx, const struct qnti_layout *layout, const char *method, unsigned beside);
 
 /* --- pack.c --- */
 /* The layout itself, or the one that it has for symmetric layers. */

@@ -115,6 +115,8 @@ static qnt_status read_grid(const struct reader *r, struct qnti_grid *grid, size
                                .float_type = (qnt_dtype)w[GRID_FLOAT_TYPE],
                                .scale_type = (qnt_dtype)w[GRID_SCALE_TYPE],
                                .integer_offset = w[GRID_INTEGER_OFFSET] != 0,
+                               .real_offset = w[GRID_FORM] == QNTI_FORM_ZERO && !w[GRID_INTEGER_OFFSET] &&
+                                              !w[GRID_CONSTANT_OFFSET],
                                .constant_offset = w[GRID_CONSTANT_OFFSET] != 0,
                                .offset = qnti_float((uint32_t)w[GRID_OFFSET_BITS]),
                                .codebook_size = (unsigned)w[GRID_CODEBOOK],
@@ -315,20 +317,27 @@ static qnt_status read_vector(const struct reader *r, const char *suffix, size_t
     return read_floats(r, suffix, QNT_F32, n, *x);
 }
 
+/* The channels of the last places, or of all; those of the places before them are the others, ascending. */
 static qnt_status read_permutation(const struct reader *r, size_t n, uint32_t **permutation)
 {
+    const struct qnti_tensor *t = find(r, "permutation");
+    size_t known, place = 0;
     uint8_t *seen;
-    qnt_status status;
-    if (!find(r, "permutation"))
+    qnt_status status = QNT_OK;
+    if (!t)
         return QNT_OK;
+    if (t->elements > n)
+        return bad(r, "permutation", "has more places than the layer");
+    known = n - t->elements;
     QNT_TRY(QNTI_NEW_RAW(r->ctx, n, permutation));
-    QNT_TRY(read_elements(r, "permutation", "U32", n, 4, *permutation));
+    QNT_TRY(read_elements(r, "permutation", "U32", t->elements, 4, *permutation + known));
     QNT_TRY(QNTI_NEW(r->ctx, n, &seen));
-    status = QNT_OK;
-    for (size_t j = 0; status == QNT_OK && j < n; j++) {
+    for (size_t j = known; status == QNT_OK && j < n; j++)
         if ((*permutation)[j] >= n || seen[(*permutation)[j]]++)
             status = bad(r, "permutation", "is no permutation");
-    }
+    for (uint32_t c = 0; status == QNT_OK && c < n; c++)
+        if (!seen[c])
+            (*permutation)[place++] = c;
     qnti_free(r->ctx, seen);
     return status;
 }

@@ -200,12 +200,13 @@ static qnt_status add_transform(const struct writer *w, const struct qnti_transf
 {
     const struct qnti_rotation *r = &t->rotation;
     int32_t words[ROTATION_WORDS] = {(int32_t)r->block, (int32_t)r->small};
+    size_t known = t->permutation ? qnti_permutation_known(t->permutation, in) : in;
     if (t->scale)
         QNT_TRY(add_floats(w, "scale", QNT_F32, t->scale, 1, in, 0));
     if (t->shift)
         QNT_TRY(add_floats(w, "shift", QNT_F32, t->shift, 1, in, 0));
-    if (t->permutation)
-        QNT_TRY(add_u32(w, "permutation", t->permutation, in));
+    if (known < in)
+        QNT_TRY(add_u32(w, "permutation", t->permutation + known, in - known));
     if (!r->block)
         return QNT_OK;
     QNT_TRY(add_words(w, "rotation", words, ROTATION_WORDS));

@@ -2,7 +2,8 @@
  * parts.c - the table of parts: each part of a layer as a tensor of plain numbers, in original column order.
  *
  * The names are those of the golden data's README. Segments lie side by side:
- * a segment of plain floats has codes 0 and no scales.
+ * a segment of plain floats has the code of 0 on the grid beside it and no
+ * scales.
  */
 #include "qlinear/qlinear.h"
 
@@ -47,6 +48,20 @@ static int32_t shown_code(const struct qnti_numbers *w, size_t r, size_t c)
     return (int32_t)qnti_numbers_code(w, r, c) - shown_offset(&w->grid);
 }
 
+/* On the row's last grid, to which columns without one are said to belong. */
+static int32_t code_of_zero(const struct qnti_numbers *w, size_t r)
+{
+    const float nothing = 0;
+    float scale, offset;
+    uint16_t code;
+    size_t c = w->cols - 1;
+    while (c > 0 && w->grid.map.kind == QNTI_MAP_INDEX && w->grid.map.index[c] + 1 != w->grid.map.index_groups)
+        c--;
+    qnti_numbers_affine(w, r, c, &scale, &offset);
+    qnti_grid_round(&w->grid, qnti_numbers_codebook(w, r), 1, &nothing, &scale, &offset, 0, &code, NULL);
+    return (int32_t)code - shown_offset(&w->grid);
+}
+
 static qnt_status get_codes(const qnt_qlinear *q, qnt_part *part)
 {
     int32_t *codes;
@@ -55,9 +70,12 @@ static qnt_status get_codes(const qnt_qlinear *q, qnt_part *part)
     QNT_TRY(new_part(q, part, 2, q->out, q->in));
     codes = part->data;
     for (size_t s = 0; s < q->segment_count; s++)
-        for (size_t r = 0; coded(&q->segments[s]) && r < q->out; r++)
-            for (size_t c = 0; c < q->segments[s].cols; c++)
-                codes[r * q->in + column_of(q, q->segments[s].first + c)] = shown_code(q->segments[s].weight, r, c);
+        for (size_t r = 0; r < q->out; r++) {
+            const struct qnti_segment *g = &q->segments[s];
+            int32_t zero = coded(g) ? 0 : code_of_zero(main_segment(q)->weight, r);
+            for (size_t c = 0; c < g->cols; c++)
+                codes[r * q->in + column_of(q, g->first + c)] = coded(g) ? shown_code(g->weight, r, c) : zero;
+        }
     return QNT_OK;
 }
 
@@ -104,16 +122,24 @@ static qnt_status get_mins(const qnt_qlinear *q, qnt_part *part)
     return main_form(q, QNTI_FORM_MIN) ? get_affine(q, true, part) : QNT_NOT_FOUND;
 }
 
+/* Where it is not column / group size. Columns outside the main segment are said to belong to its last group. */
 static qnt_status get_group_index(const qnt_qlinear *q, qnt_part *part)
 {
     const struct qnti_segment *s = main_segment(q);
+    const struct qnti_map *map = s ? &s->weight->grid.map : NULL;
+    bool moved = s && map->kind == QNTI_MAP_TILES && map->cols && (q->transform.permutation || s->cols < q->in);
+    size_t row, group;
     int32_t *index;
-    if (!s || s->weight->grid.map.kind != QNTI_MAP_INDEX)
+    if (!s || (map->kind != QNTI_MAP_INDEX && !moved))
         return QNT_NOT_FOUND;
     QNT_TRY(new_part(q, part, 1, q->in, 1));
     index = part->data;
-    for (size_t c = 0; c < s->cols; c++)
-        index[column_of(q, s->first + c)] = (int32_t)s->weight->grid.map.index[c];
+    for (size_t c = 0; c < q->in; c++)
+        index[c] = (int32_t)s->weight->scale->cols - 1;
+    for (size_t c = 0; c < s->cols; c++) {
+        qnti_map_find(map, s->cols, 0, c, &row, &group);
+        index[column_of(q, s->first + c)] = (int32_t)group;
+    }
     return QNT_OK;
 }
 

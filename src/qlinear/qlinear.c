@@ -76,13 +76,35 @@ size_t qnt_qlinear_in(const qnt_qlinear *q)
     return q->in;
 }
 
+qnt_status qnti_qlinear_cut(qnt_qlinear *q, const size_t *cols, size_t count)
+{
+    size_t first = 0;
+    QNT_TRY(QNTI_NEW(q->ctx, count, &q->segments));
+    q->segment_count = count;
+    for (size_t s = 0; s < count; first += cols[s++]) {
+        q->segments[s].first = first;
+        q->segments[s].cols = cols[s];
+    }
+    return QNT_OK;
+}
+
 qnt_status qnti_qlinear_one_segment(qnt_qlinear *q)
 {
-    if (q->segment_count)
-        return QNT_OK;
-    QNT_TRY(QNTI_NEW(q->ctx, 1, &q->segments));
-    q->segment_count = 1;
-    q->segments[0].cols = q->in;
+    return q->segment_count ? QNT_OK : qnti_qlinear_cut(q, &q->in, 1);
+}
+
+qnt_status qnti_qlinear_permute(qnt_qlinear *q, const uint32_t *columns)
+{
+    const uint32_t *before = q->transform.permutation;
+    uint32_t *after;
+    if (q->transform.rotation.block)
+        return qnti_fail(q->ctx, QNT_UNSUPPORTED,
+                         "layer %s: columns that a rotation mixes at run time cannot be parted behind it", q->name);
+    QNT_TRY(QNTI_NEW_RAW(q->ctx, q->in, &after));
+    for (size_t p = 0; p < q->in; p++)
+        after[p] = before ? before[columns[p]] : columns[p];
+    qnti_free(q->ctx, q->transform.permutation);
+    q->transform.permutation = after;
     return QNT_OK;
 }
 

@@ -48,8 +48,15 @@ struct qnt_qlinear {
 
 qnt_status qnti_qlinear_create(qnt_context *ctx, const char *name, size_t out, size_t in, const float *bias,
                                qnt_qlinear **q);
+/* Open segments of so many columns each, which together are all; none was cut before. */
+qnt_status qnti_qlinear_cut(qnt_qlinear *q, const size_t *cols, size_t count);
 /* One open segment over all columns, if no earlier stage has cut any. */
 qnt_status qnti_qlinear_one_segment(qnt_qlinear *q);
+/*
+ * The layer's columns in another order: place p gets what was at columns[p] so far. QNT_UNSUPPORTED: its input is
+ * rotated at run time, which stands behind the permutation.
+ */
+qnt_status qnti_qlinear_permute(qnt_qlinear *q, const uint32_t *columns);
 /* Allocates the numbers of a segment. */
 qnt_status qnti_segment_fill(qnt_qlinear *q, struct qnti_segment *segment, const struct qnti_grid *grid);
 /*

@@ -32,13 +32,14 @@ struct chunk {
     float *most, *best_range, *power;                /* [rows] */
     double *best;
     uint16_t *code;                                  /* [rows][cols] */
+    void *scratch;                                   /* of the grid's fits */
     struct qnti_numbers *q;                          /* (rows, cols), one group */
 };
 
 static void chunk_free(qnt_context *ctx, struct chunk *c)
 {
     void *memory[] = {c->original, c->clipped, c->change, c->product, c->most, c->best_range, c->power, c->best,
-                      c->code};
+                      c->code,     c->scratch};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         qnti_free(ctx, memory[i]);
     qnti_numbers_free(ctx, c->q);
@@ -58,6 +59,7 @@ static qnt_status chunk_create(const struct clip *clip, size_t rows, size_t cols
     QNT_TRY(QNTI_NEW(ctx, rows, &c->power));
     QNT_TRY(QNTI_NEW_RAW(ctx, rows, &c->best));
     QNT_TRY(QNTI_NEW_RAW(ctx, n, &c->code));
+    QNT_TRY(qnti_grid_scratch(ctx, clip->grid, cols, &c->scratch));
     return qnti_numbers_create(ctx, clip->grid, rows, cols, &c->q);
 }
 
@@ -76,7 +78,8 @@ static void round_chunk(struct chunk *c, size_t first_column, const float *impor
 {
     const struct clip *clip = c->clip;
     struct qnti_band band = {.x = c->clipped, .rows = c->rows, .cols = c->cols, .stride = c->cols,
-                             .importance = importance, .row_power = importance ? c->power : NULL};
+                             .importance = importance, .row_power = importance ? c->power : NULL,
+                             .scratch = c->scratch};
     struct qnti_gemm g = {.m = c->rows, .n = c->cols, .k = c->cols, .a = c->change, .lda = c->cols,
                           .b = clip->rule->hessian + first_column * clip->cols + first_column, .ldb = clip->cols,
                           .c = c->product, .ldc = c->cols, .alpha = 1};

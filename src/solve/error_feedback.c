@@ -27,8 +27,9 @@ struct chunk {
     const struct qnti_feedback *f;
     struct qnti_numbers *q;
     const struct qnti_kernels *kernels;
-    size_t first, rows, cols, block, span, panel;
+    size_t first, rows, cols, stride, block, span, panel;
     size_t begin;              /* position where the panel in hand begins */
+    size_t block_begin;        /* and the block */
     float *w;                  /* [panel][rows], processing order; not touched inside a block */
     float *work;               /* [block][rows], the block's working copy */
     float *error;              /* [cols][rows], e of all columns so far */
@@ -41,13 +42,14 @@ struct chunk {
     uint8_t *keep;             /* [rows] */
     uint32_t *position;        /* [cols] column -> position */
     uint8_t *fitted;           /* [spans] */
+    void *scratch;             /* of the fits */
     uint32_t group;            /* whose scales are in hand; UINT32_MAX: none */
 };
 
 static void chunk_free(struct chunk *c)
 {
     void *memory[] = {c->w,     c->work,   c->error, c->done, c->band,     c->band_importance, c->band_factor,
-                      c->scale, c->offset, c->code,  c->keep, c->position, c->fitted};
+                      c->scale, c->offset, c->code,  c->keep, c->position, c->fitted,          c->scratch};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         qnti_free(c->ctx, memory[i]);
 }
@@ -97,9 +99,18 @@ static qnt_status chunk_create(struct chunk *c)
     QNT_TRY(QNTI_NEW_RAW(ctx, c->rows, &c->offset));
     QNT_TRY(QNTI_NEW_RAW(ctx, c->block * c->rows, &c->code));
     QNT_TRY(QNTI_NEW_RAW(ctx, c->cols, &c->position));
+    if (!c->f->fixed)
+        QNT_TRY(qnti_grid_scratch(ctx, &c->q->grid, c->span, &c->scratch));
     for (size_t j = 0; j < c->cols; j++)
         c->position[column_at(c, j)] = (uint32_t)j;
     return QNTI_NEW(ctx, qnti_ceil_div(c->cols, c->span), &c->fitted);
+}
+
+/* The weight of a position that is not processed yet, as a fit sees it: [rows]. */
+static const float *weights_at(const struct chunk *c, size_t position)
+{
+    size_t in_block = position - c->block_begin;
+    return c->f->fresh && in_block < c->block ? c->work + in_block * c->rows : c->w + (position - c->begin) * c->rows;
 }
 
 static float *done_at(const struct chunk *c, size_t position)
@@ -118,12 +129,13 @@ static void fit_span(struct chunk *c, size_t j)
     bool along = map->kind == QNTI_MAP_INDEX;
     size_t start = along ? j : column_at(c, j) / c->span * c->span;
     size_t n = qnti_min(c->span, c->cols - start), group_row, group;
-    struct qnti_band band = {.x = c->band, .rows = c->rows, .cols = n, .stride = c->span};
+    struct qnti_band band = {.x = c->band, .rows = c->rows, .cols = n, .stride = c->span, .scratch = c->scratch};
     for (size_t k = 0; k < n; k++) {
         size_t position = along ? j + k : c->position[start + k];
+        const float *w = weights_at(c, position);
         for (size_t r = 0; r < c->rows; r++)
-            c->band[r * c->span + k] = c->w[(position - c->begin) * c->rows + r];
-        c->band_factor[k] = c->f->factor[position * c->cols + position];
+            c->band[r * c->span + k] = w[r];
+        c->band_factor[k] = c->f->factor[position * c->stride + position];
         if (c->f->importance)
             c->band_importance[k] = c->f->importance[column_at(c, position)];
     }
@@ -183,17 +195,21 @@ static void store_codes(struct chunk *c, size_t begin, size_t end)
         }
 }
 
-/* Weights that the rule keeps have their own value, and what is left of their error goes on. */
+/* Weights that the rule keeps have their own value and the code of 0; what is left of their error goes on. */
 static void keep_outliers(struct chunk *c, size_t j, const float *w, float *value)
 {
     const struct qnti_outliers *o = c->f->outliers;
+    const float nothing = 0;
     uint32_t column = column_at(c, j);
-    o->choose(o->rule, c->rows, w, value, c->f->factor[j * c->cols + j], c->keep);
+    o->choose(o->rule, c->rows, w, value, c->f->factor[j * c->stride + j], c->keep);
     for (size_t r = 0; r < c->rows; r++) {
         size_t at = (c->first + r) * c->cols + column;
         o->mask[at] = c->keep[r];
-        if (c->keep[r])
-            o->value[at] = value[r] = qnti_round_to(o->type, w[r]);
+        if (!c->keep[r])
+            continue;
+        o->value[at] = value[r] = qnti_round_to(o->type, w[r]);
+        qnti_grid_round(&c->q->grid, qnti_numbers_codebook(c->q, c->first + r), 1, &nothing, c->scale + r,
+                        c->offset + r, 0, c->code + j % c->block * c->rows + r, NULL);
     }
 }
 
@@ -201,7 +217,7 @@ static void process_column(struct chunk *c, size_t begin, size_t end, size_t j)
 {
     size_t rows = c->rows;
     float *w = c->work + (j - begin) * rows, *error = c->error + j * rows, *done = done_at(c, j);
-    const float *u = c->f->factor + j * c->cols, *p = c->f->pull ? c->f->pull + j * c->cols : NULL;
+    const float *u = c->f->factor + j * c->stride, *p = c->f->pull ? c->f->pull + j * c->stride : NULL;
     take_grid(c, j);
     round_column(c, j, w, done);
     if (c->f->outliers)
@@ -222,8 +238,8 @@ static void spread(struct chunk *c, size_t from, size_t to, size_t begin, size_t
     struct qnti_gemm g = {.m = end - begin,
                           .n = c->rows,
                           .k = to - from,
-                          .a = c->f->factor + from * c->cols + begin,
-                          .lda = c->cols,
+                          .a = c->f->factor + from * c->stride + begin,
+                          .lda = c->stride,
                           .transpose_a = true,
                           .b = c->error + from * c->rows,
                           .ldb = c->rows,
@@ -235,7 +251,7 @@ static void spread(struct chunk *c, size_t from, size_t to, size_t begin, size_t
         return;
     qnti_gemm_one(&g);
     if (c->f->pull) {
-        g.a = c->f->pull + from * c->cols + begin;
+        g.a = c->f->pull + from * c->stride + begin;
         g.b = done_at(c, from);
         g.alpha = 1;
         qnti_gemm_one(&g);
@@ -260,6 +276,7 @@ static void process_panel(struct chunk *c, size_t first, size_t last)
     load_panel(c, first, last);
     for (size_t begin = first; begin < last; begin += c->block) {
         size_t end = qnti_min(begin + c->block, last);
+        c->block_begin = begin;
         memcpy(c->work, c->w + (begin - first) * c->rows, (end - begin) * c->rows * sizeof *c->work);
         for (size_t j = begin; j < end; j++)
             process_column(c, begin, end, j);
@@ -268,11 +285,38 @@ static void process_panel(struct chunk *c, size_t first, size_t last)
     }
 }
 
+/* What stands behind q's columns takes the errors of all of them: W -= E^T U, and += Q^T P. */
+static void correct_rest(struct chunk *c)
+{
+    const struct qnti_feedback *f = c->f;
+    struct qnti_gemm g = {.m = c->rows,
+                          .n = f->rest_cols,
+                          .k = c->cols,
+                          .a = c->error,
+                          .lda = c->rows,
+                          .transpose_a = true,
+                          .b = f->factor + c->cols,
+                          .ldb = c->stride,
+                          .c = f->rest + c->first * f->rest_stride,
+                          .ldc = f->rest_stride,
+                          .alpha = -1,
+                          .beta = 1};
+    qnti_gemm_one(&g);
+    if (f->pull) {
+        g.a = c->done;
+        g.b = f->pull + c->cols;
+        g.alpha = 1;
+        qnti_gemm_one(&g);
+    }
+}
+
 static void process(struct chunk *c)
 {
     c->group = UINT32_MAX;
     for (size_t begin = 0; begin < c->cols; begin += c->panel)
         process_panel(c, begin, qnti_min(begin + c->panel, c->cols));
+    if (c->f->rest_cols)
+        correct_rest(c);
 }
 
 struct feedback_task {
@@ -290,7 +334,8 @@ static qnt_status feedback_chunk(void *arg, size_t index)
                       .q = t->q,
                       .kernels = qnti_context_kernels(t->ctx),
                       .first = index * t->chunk,
-                      .cols = t->q->cols};
+                      .cols = t->q->cols,
+                      .stride = t->f->stride ? t->f->stride : t->q->cols};
     qnt_status status;
     c.rows = qnti_min(t->chunk, t->q->rows - c.first);
     status = chunk_create(&c);

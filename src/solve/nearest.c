@@ -41,8 +41,11 @@ static qnt_status nearest_chunk(void *arg, size_t index)
     size_t first = index * t->chunk, rows = qnti_min(t->chunk, q->rows - first);
     size_t span = qnti_min(qnti_grid_span(&q->grid, q->cols), q->cols);
     uint16_t *code = NULL;
+    void *scratch = NULL;
+    qnt_status status;
     if (t->codes && q->grid.form != QNTI_FORM_FLOAT)
-        QNT_TRY(QNTI_NEW_RAW(t->ctx, rows * span, &code));
+        QNT_CHECK(QNTI_NEW_RAW(t->ctx, rows * span, &code));
+    QNT_CHECK(qnti_grid_scratch(t->ctx, &q->grid, span, &scratch));
     for (size_t c = 0; c < q->cols; c += span) {
         size_t group_row, group;
         struct qnti_band band = {.x = t->w + first * q->cols + c,
@@ -50,14 +53,17 @@ static qnt_status nearest_chunk(void *arg, size_t index)
                                  .cols = qnti_min(span, q->cols - c),
                                  .stride = q->cols,
                                  .importance = t->importance ? t->importance + c : NULL,
-                                 .row_power = t->row_power ? t->row_power + first : NULL};
+                                 .row_power = t->row_power ? t->row_power + first : NULL,
+                                 .scratch = scratch};
         qnti_map_find(&q->grid.map, q->cols, first, c, &group_row, &group);
         q->grid.kind->fit(&q->grid, &band, q, first, group, code, span);
         for (size_t r = 0; code && r < rows; r++)
             qnti_numbers_put_codes(q, first + r, c, band.cols, code + r * span);
     }
+cleanup:
     qnti_free(t->ctx, code);
-    return QNT_OK;
+    qnti_free(t->ctx, scratch);
+    return status;
 }
 
 /* Numbers seen as `rows` runs of `cols`, from run `first` of `size` on; scale and offset are views of the caller's. */
@@ -116,4 +122,26 @@ qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importanc
                         struct qnti_numbers *q)
 {
     return run(ctx, w, importance, row_power, false, q);
+}
+
+qnt_status qnti_nearest_errors(qnt_context *ctx, const float *w, size_t rows, size_t cols,
+                               const struct qnti_grid *grid, double *errors)
+{
+    struct qnti_numbers *q = NULL;
+    float *row = NULL;
+    qnt_status status;
+    QNT_CHECK(QNTI_NEW_RAW(ctx, cols, &row));
+    QNT_CHECK(qnti_numbers_create(ctx, grid, rows, cols, &q));
+    QNT_CHECK(qnti_nearest(ctx, w, NULL, NULL, q));
+    for (size_t r = 0; r < rows; r++) {
+        qnti_numbers_values(q, r, 0, cols, row);
+        for (size_t c = 0; c < cols; c++) {
+            double d = (double)w[r * cols + c] - (double)row[c];
+            errors[c] += d * d;
+        }
+    }
+cleanup:
+    qnti_numbers_free(ctx, q);
+    qnti_free(ctx, row);
+    return status;
 }

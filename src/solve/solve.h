@@ -22,6 +22,10 @@ qnt_status qnti_nearest(qnt_context *ctx, const float *w, const float *importanc
 qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
                         struct qnti_numbers *q);
 
+/* What that would cost: sum over the rows of (W - Q)^2, added to errors [cols]. */
+qnt_status qnti_nearest_errors(qnt_context *ctx, const float *w, size_t rows, size_t cols,
+                               const struct qnti_grid *grid, double *errors);
+
 /* --- clip.c: W's groups limited to the range with the least output error on their grid (AWQ) --- */
 struct qnti_clip {
     const float *hessian;                    /* (cols, cols) */
@@ -46,18 +50,37 @@ struct qnti_outliers {
     float *value;                /* (rows, cols) what is kept there */
 };
 
+/*
+ * Columns behind those of q take their corrections in `rest`: a segment is done after the one before it by a call with
+ * what was left of its weights and the block of U that begins where U's diagonal meets it.
+ */
 struct qnti_feedback {
     const float *w;              /* (rows, cols), natural order */
-    const float *factor;         /* U (cols, cols) in processing order */
-    const float *pull;           /* P (cols, cols) in processing order: GPTAQ's second update; NULL: none */
+    const float *factor;         /* U (cols + rest_cols, the same) in processing order */
+    const float *pull;           /* P, as U: GPTAQ's second update; NULL: none */
+    size_t stride;               /* floats from one row of U and P to the next; 0: q's columns */
     const uint32_t *order;       /* position -> column; NULL: natural */
     bool fixed;                  /* q's scales are final */
+    bool fresh;                  /* fits on the way see the corrections made inside their block too */
+    float *rest;                 /* (rows, rest_cols) weights of the positions behind q's columns, corrected in place */
+    size_t rest_cols, rest_stride;
     const float *importance;     /* [cols] in natural order, row_power [rows]: for fits; or NULL */
     const float *row_power;
     size_t block;                /* columns between updates of the rest */
     const struct qnti_outliers *outliers;   /* or NULL */
 };
+/* q's codes, its scales unless they are fixed; rows are independent but for tied scales. */
 qnt_status qnti_error_feedback(qnt_context *ctx, const struct qnti_feedback *f, struct qnti_numbers *q);
+
+/* --- outliers.c (SpQR): a weight is kept whose error e, e = (w - value) / U_jj, has e^2 > threshold --- */
+struct qnti_outlier_rule {
+    double threshold;            /* of e^2 */
+    bool leave_one_out;          /* grids are fitted without weights whose group errs less by that much without them */
+};
+/* The rule's functions; type, mask and value are the caller's. */
+struct qnti_outliers qnti_outlier_functions(const struct qnti_outlier_rule *rule);
+/* Mean over the columns of their sample variance over U_jj^2: what a relative threshold is relative to. */
+double qnti_outlier_scale(const float *w, size_t rows, size_t cols, const float *factor, const uint32_t *order);
 
 /* --- descent.c: coordinate descent on the codes and, where wanted, scales (and minima); never worse under H. --- */
 qnt_status qnti_descend(qnt_context *ctx, const float *w, const float *h, size_t passes, bool scales,

@@ -47,6 +47,15 @@ static double layers_weights(const struct qnt_plan *plan, enum qnti_site site, d
     return sum;
 }
 
+/* Segments and kept weights are made beside the layer. */
+static bool leaves_beside(const struct qnt_plan *plan)
+{
+    for (size_t t = 0; t < plan->job.count; t++)
+        if (plan->recipes[t] && (qnti_recipe_leaves(plan->recipes[t]) & (QNTI_BESIDE_SEGMENTS | QNTI_BESIDE_SPARSE)))
+            return true;
+    return false;
+}
+
 /* Highest use of memory while a site is measured and quantized, beyond streams and block; flops of all blocks. */
 static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, bool hessian, double threads)
 {
@@ -56,6 +65,8 @@ static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, b
     bool kept = site == QNTI_SITE_O || site == QNTI_SITE_DOWN;
     struct need n = {.kept = kept ? 4 * tokens * in : 0, .memory = numbers_bytes(weights)};
     n.memory += 4 * largest + threads * thread_bytes(in); /* the layer's working copy */
+    if (leaves_beside(plan))
+        n.memory += 5 * largest;                          /* which weights are kept and as what, or a segment's own */
     if (hessian)
         n.memory += (4 + 4 + 4) * in * in;                /* f64 sums (half), f32 Hessian, factor */
     if (hessian)
@@ -150,13 +161,14 @@ static qnt_status apply_limit(struct qnt_plan *plan)
 }
 
 /* Bits a weight of a method's own grid in f16 scales, from the parameters that it has of the usual names. */
-static double affine_bits(const struct qnti_recipe_step *step, double in)
+static double affine_bits(const struct qnti_recipe_step *step, size_t out, size_t width)
 {
+    double in = (double)width;
     double bits = qnti_recipe_number(step, "bits", 16), size = qnti_recipe_number(step, "group_size", 0);
     bool per_tensor = qnti_recipe_number(step, "per_tensor", 0) != 0, sym = qnti_recipe_number(step, "sym", 0) != 0;
     double group;
     if (step->method->bits)
-        return step->method->bits(step->params, (size_t)in);
+        return step->method->bits(step->params, out, width);
     group = per_tensor || size == 0 || size > in ? in : size;
     return bits + (16 + (sym ? 0 : bits)) / group;
 }
@@ -168,7 +180,8 @@ uint64_t qnti_target_bytes(const struct qnt_plan *plan, const struct qnti_target
         qnt_pack_bytes(plan->ctx, t->layout, t->source->rows, t->source->cols, &bytes) == QNT_OK)
         return bytes;
     if (t->quantized && plan->recipe) {
-        double bits = affine_bits(qnti_recipe_weights(plan->recipes[t - plan->job.targets]), (double)t->source->cols);
+        double bits = affine_bits(qnti_recipe_weights(plan->recipes[t - plan->job.targets]), t->source->rows,
+                                  t->source->cols);
         return (uint64_t)(bits / 8 * (double)t->source->rows * (double)t->source->cols);
     }
     return qnti_weight_bytes(t->source);

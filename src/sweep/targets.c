@@ -238,6 +238,22 @@ static qnt_status check_groups_alike(const struct qnt_plan *plan)
     return QNT_OK;
 }
 
+/* What the layers of a block get together, behind what each has of its own. */
+static qnt_status plan_block(struct qnt_plan *plan, size_t block)
+{
+    qnt_recipe *recipes[QNTI_ROLES];
+    struct qnti_shape shapes[QNTI_ROLES];
+    size_t count = 0;
+    for (size_t t = 0; t < plan->job.count && count < QNTI_ROLES; t++) {
+        const struct qnti_target *target = &plan->job.targets[t];
+        if (!plan->recipes[t] || target->block != block)
+            continue;
+        recipes[count] = plan->recipes[t];
+        shapes[count++] = (struct qnti_shape){target->source->rows, target->source->cols};
+    }
+    return qnti_recipes_plan(plan->ctx, recipes, shapes, count);
+}
+
 qnt_status qnti_targets_recipes(struct qnt_plan *plan)
 {
     size_t *used;
@@ -254,6 +270,8 @@ qnt_status qnti_targets_recipes(struct qnt_plan *plan)
                                plan->options.layers[i]);
     qnti_free(plan->ctx, used);
     QNT_TRY(status);
+    for (size_t b = 0; b < plan->job.source->config.blocks; b++)
+        QNT_TRY(plan_block(plan, b));
     QNT_TRY(check_some_fit(plan));
     return check_groups_alike(plan);
 }

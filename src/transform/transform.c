@@ -151,12 +151,20 @@ void qnti_transform_weight(const struct qnti_transform *t, size_t width, const f
         rotate(&t->rotation, false, width, y, scratch);
 }
 
+size_t qnti_permutation_known(const uint32_t *permutation, size_t width)
+{
+    size_t known = qnti_min(width, 1);
+    while (known < width && permutation[known] > permutation[known - 1])
+        known++;
+    return known;
+}
+
 double qnti_transform_bits(const struct qnti_transform *t, size_t width)
 {
     double bits = 0, n = (double)width;
     bits += t->scale ? 32 * n : 0;
     bits += t->shift ? 32 * n : 0;
-    bits += t->permutation ? 32 * n : 0;
+    bits += t->permutation ? 32 * (double)(width - qnti_permutation_known(t->permutation, width)) : 0;
     bits += t->rotation.sign ? n : 0;
     if (t->rotation.small_matrix)
         bits += 32.0 * (double)t->rotation.small * (double)t->rotation.small;

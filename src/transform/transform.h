@@ -45,6 +45,8 @@ void qnti_transform_weight_back(const struct qnti_transform *t, size_t width, co
                                 float *scratch);
 /* A weight row of x to one of x': w' = w scale P^T R^T. */
 void qnti_transform_weight(const struct qnti_transform *t, size_t width, const float *w, float *y, float *scratch);
+/* Places from the first on whose channels ascend: a permutation is known, and stored, by what stands behind them. */
+size_t qnti_permutation_known(const uint32_t *permutation, size_t width);
 /* Bits of all parts. */
 double qnti_transform_bits(const struct qnti_transform *t, size_t width);
 
