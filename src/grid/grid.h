@@ -21,7 +21,8 @@ struct qnti_numbers;
 enum qnti_map_kind {
     QNTI_MAP_TILES,   /* tiles of rows x cols; 0 stands for all of them */
     QNTI_MAP_FLAT,    /* runs of `cols` over the flattened matrix */
-    QNTI_MAP_INDEX    /* column c belongs to group index[c]; `rows` rows tied */
+    QNTI_MAP_INDEX,   /* column c belongs to group index[c]; `rows` rows tied */
+    QNTI_MAP_NONE     /* there are no scales: a code's value is its level (`rows` is 1) */
 };
 
 struct qnti_map {
@@ -95,7 +96,7 @@ struct qnti_numbers {
     uint8_t *code8;               /* [rows * cols], for at most 8 bits */
     uint16_t *code16;             /* for more */
     float *value;                 /* the numbers as stored: always with FORM_FLOAT; else where they were asked for */
-    struct qnti_numbers *scale, *offset, *codebook;
+    struct qnti_numbers *scale, *offset, *codebook;   /* NULL where the grid has none */
     uint32_t *index;              /* the map's, owned */
 };
 
@@ -143,6 +144,8 @@ struct qnti_grid qnti_float_grid(qnt_dtype type);
 /* The grid of an affine code of `bits` in groups of `group_size` columns (0: the row), scales in `scale_type`. */
 struct qnti_grid qnti_affine_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
                                   qnt_dtype scale_type);
+/* codebook.c: `1 << bits` free levels for each row, stored in `type`; no scale. Solvers fill it, there is no fit. */
+struct qnti_grid qnti_codebook_grid(const struct qnti_kernels *kernels, unsigned bits, qnt_dtype type);
 /* ggml.c: the grid of a ggml block type ("q4_0" ...); false if there is none of that name. */
 bool qnti_ggml_grid(const struct qnti_kernels *kernels, const char *name, struct qnti_grid *grid);
 

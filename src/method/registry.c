@@ -11,6 +11,7 @@
     X(awq)         \
     X(smoothquant) \
     X(llm_int8)    \
+    X(squeezellm)  \
     X(refine)
 
 #define DECLARE(name) extern const struct qnti_method qnti_method_##name;
