@@ -484,6 +484,7 @@ static void test_each_allocation(void **state)
         {"gptq:group_size=8,act_group_aware=true,static_groups=true,bits=9", NULL},
         {"gptq,refine", "gguf:q6_k"},
         {"rtn", "gguf:q4_1"},
+        {"squeezellm:weighting=importance,sensitive_fraction=0.05,outlier_threshold=1.5", NULL},
     };
     qnt_context *ctx = context_of(1);
     float *w = random_floats(6 * 256, 1, 1);

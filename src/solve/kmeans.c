@@ -16,7 +16,7 @@
 #include <string.h>
 #include "base/number.h"
 
-enum { ROWS_PER_TASK = 16, DIGIT = 11, DIGITS = 3, RUN = 64 };
+enum { ROWS_PER_TASK = 16, DIGIT = 11, DIGITS = 3 };
 
 /* Memory for one row of `cols` numbers; vectors of prefixes have one more. */
 struct scratch {
@@ -147,34 +147,22 @@ static void sum_prefixes(struct scratch *s)
     }
 }
 
-/* D_k-1(a + i) + cost(a + i, b) of n <= RUN cuts. */
-static void try_cuts(const struct scratch *s, size_t a, size_t b, size_t n, double *restrict value)
+/* The best cut of the first b within lo .. hi, the leftmost of several. */
+static void best_cut(struct scratch *s, size_t b, size_t lo, size_t hi, uint32_t *cut)
 {
-    const double *restrict sum0 = s->sum0 + a, *restrict sum1 = s->sum1 + a, *restrict sum2 = s->sum2 + a;
-    const double *restrict before = s->before + a;
-    double all0 = s->sum0[b], all1 = s->sum1[b], all2 = s->sum2[b];
-    for (size_t i = 0; i < n; i++) {
-        double first = all1 - sum1[i], cost = all2 - sum2[i] - first * first / (all0 - sum0[i]);
-        value[i] = before[i] + (cost > 0 ? cost : 0);
-    }
-}
-
-/* The best cut of the first b within lo .. hi, the leftmost of several; D_k-1 alone rises with it. */
-static uint32_t best_cut(const struct scratch *s, size_t b, size_t lo, size_t hi, double *least)
-{
-    double value[RUN];
+    const double *sum0 = s->sum0, *sum1 = s->sum1, *sum2 = s->sum2, *before = s->before;
+    double all0 = sum0[b], all1 = sum1[b], all2 = sum2[b], least = INFINITY;
     size_t best = lo;
-    *least = INFINITY;
-    for (size_t a = lo; a <= hi && s->before[a] < *least; a += RUN) {
-        size_t n = qnti_min(RUN, hi + 1 - a);
-        try_cuts(s, a, b, n, value);
-        for (size_t i = 0; i < n; i++)
-            if (value[i] < *least) {
-                *least = value[i];
-                best = a + i;
-            }
+    for (size_t a = lo; a <= hi && before[a] < least; a++) {
+        double first = all1 - sum1[a], cost = all2 - sum2[a] - first * first / (all0 - sum0[a]);
+        double value = before[a] + (cost > 0 ? cost : 0);
+        if (value < least) {
+            least = value;
+            best = a;
+        }
     }
-    return (uint32_t)best;
+    s->here[b] = least;
+    cut[b] = (uint32_t)best;
 }
 
 /* D_k(b) for b of first .. last, halving strides: what stands to both sides of b is known by then. */
@@ -183,7 +171,7 @@ static void solve_layer(struct scratch *s, size_t k, size_t first, size_t last)
     uint32_t *cut = s->cut + (k - 1) * s->cut_stride;
     const uint32_t *below = cut - s->cut_stride;
     size_t stride = 1;
-    cut[last] = best_cut(s, last, qnti_max(k - 1, below[last - 1]), last - 1, &s->here[last]);
+    best_cut(s, last, qnti_max(k - 1, below[last - 1]), last - 1, cut);
     while (stride < last - first)
         stride *= 2;
     for (; stride; stride /= 2)
@@ -191,7 +179,7 @@ static void solve_layer(struct scratch *s, size_t k, size_t first, size_t last)
             size_t lo = qnti_max(k - 1, below[b]);
             if (b >= first + stride)
                 lo = qnti_max(lo, cut[b - stride]);
-            cut[b] = best_cut(s, b, lo, qnti_max(lo, qnti_min(b - 1, cut[qnti_min(b + stride, last)])), &s->here[b]);
+            best_cut(s, b, lo, qnti_max(lo, qnti_min(b - 1, cut[qnti_min(b + stride, last)])), cut);
         }
 }
 
