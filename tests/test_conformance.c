@@ -41,6 +41,7 @@ static const char *const settings[][6] = {
     {"act_order=true", "static_groups=true", "refine_passes=2", "refit_scales=true", "group_size=24"},
     {"asymmetric=true", "damp=0", "bits=16", "group_size=5"},
     {"act_group_aware=true", "group_size=16", "refit_scales=true", "sym=true"},
+    {"weighting=importance", "sensitive_fraction=0.05", "outlier_threshold=1.5"},
 };
 
 enum { TOKENS = 37, CONTEXTS = 4 };
@@ -235,8 +236,10 @@ static void check_report(const struct conformance *c, const qnt_qlinear *q)
 {
     qnt_layer_report report = {0};
     double groups = (double)c->in + 1;   /* at most one for each column, each with scale, offset, index */
+    const struct qnti_numbers *book = q->segments[0].weight->codebook;
+    double levels = book ? (double)(book->rows * book->cols) / (double)(c->out * c->in) : 0;
     assert_int_equal(qnt_report(q, &report), QNT_OK);
-    require(c, report.bits_per_weight >= 1 && report.bits_per_weight <= 32 + 128 * groups, "impossible bits");
+    require(c, report.bits_per_weight >= 1 && report.bits_per_weight <= 32 + 128 * groups + 32 * levels, "impossible bits");
     require(c, report.weight_error >= 0, "no weight error");
     if (c->input->tokens != T_NO_CALIB) {
         require(c, report.tokens == c->tokens - c->skipped, "tokens are miscounted");
