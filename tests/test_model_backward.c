@@ -151,7 +151,7 @@ static void run(const struct qnti_checkpoint *m, const int32_t *ids, size_t toke
  */
 static void compare(const char *what, double slope, double difference, double usual, double *largest)
 {
-    double error = fabs(slope - difference) / fmax(fmax(fabs(difference), 0.1 * usual), 1e-11);
+    double error = fabs(slope - difference) / fmax(fmax(fabs(difference), 0.1 * usual), 1e-10);
     *largest = fmax(*largest, error);
     if (!(error <= most_relative))
         fail_msg("%s: slope %.9g, difference %.9g, usual %g", what, slope, difference, usual);
