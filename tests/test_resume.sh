@@ -154,6 +154,8 @@ reference a.gguf --format gguf:q4_0 $calib
 killed a.gguf 2 --format gguf:q4_0 $calib
 reference folder --format native $calib
 killed folder 1 --format native $calib
+reference levels --method squeezellm --format native $calib
+killed levels 2 --method squeezellm --format native $calib
 
 echo "# going on"
 # stop_after BLOCKS NAME OPTION...: SIGINT once so many blocks are finished.

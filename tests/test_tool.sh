@@ -58,11 +58,12 @@ echo "# each method"
 for method in $methods; do
     for format in gguf:q4_0 native; do
         case "$format $method" in
-        gguf*llm_int8) # a grid of its own, no format's
-            refuses "$method to $format" llm_int8 gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format
+        gguf*llm_int8 | gguf*squeezellm) # a grid of its own, no format's
+            refuses "$method to $format" "$method" gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format
             continue
             ;;
         native*rtn | native*gptq | native*awq) settings="--group-size 32" ;;
+        native*squeezellm) settings="--bits 4" ;;
         *) settings= ;;
         esac
         check "$method to $format" quantize -o "$out/a" --method "$method" --format $format $settings $calib --report "$work/r.json"
