@@ -292,8 +292,8 @@ static void refusals(void **state)
     remove_tree("out/o");
     options.layers = one;
     options.layer_count = 1;
-    assert_int_equal(status_of(&options, LAYER1 "mlp.up_proj.weight: method squeezellm:weighting=fisher needs the Fisher "
-                                         "information"), QNT_INVALID);
+    assert_int_equal(status_of(&options, LAYER1 "mlp.up_proj.weight: method squeezellm:weighting=fisher needs the "
+                                         "Fisher information"), QNT_INVALID);
     options = (qnt_quantize_options){.method = "squeezellm", .format = "native", .output = "out/o",
                                      .calibration = "out/s.safetensors"};
     assert_int_equal(status_of(&options, "statistics of inputs do not have"), QNT_INVALID);

@@ -59,7 +59,7 @@ for method in $methods; do
     for format in gguf:q4_0 native; do
         case "$format $method" in
         gguf*llm_int8 | gguf*squeezellm) # a grid of its own, no format's
-            refuses "$method to $format" "$method" gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format
+            refuses "$method to $format" "$method" gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format $calib
             continue
             ;;
         native*rtn | native*gptq | native*awq) settings="--group-size 32" ;;

@@ -2,10 +2,10 @@
  * layer.c - `quant layer`: one linear layer in a safetensors file through a recipe, for research and golden data.
  *
  * In: weight (out, in); optional bias, input (tokens, in), input_fp (the same
- * tokens in the unquantized model), importance (in), fisher (out, in). Out: dequantized, output
- * on the input, every part the method left; packed, as the format's files hold
- * it, for a format with a layout for one layer: packed for rows of blocks,
- * packed.qweight and so on where there are several tensors.
+ * tokens in the unquantized model), importance (in), fisher (out, in). Out:
+ * dequantized, output on the input, every part the method left; packed, as the
+ * format's files hold it, for a format with a layout for one layer: packed for
+ * rows of blocks, packed.qweight and so on where there are several tensors.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -353,9 +353,9 @@ const struct cli_command cli_command_layer = {
     .arguments = "LAYER.safetensors -o RESULT.safetensors",
     .title = "quantizes one layer, for research",
     .about = "LAYER holds weight (out, in) and, where it has them, bias, input (tokens, in), input_fp (the same tokens "
-             "in the unquantized model), importance (in) and fisher (out, in; mean squared gradients). RESULT gets dequantized, output (of the quantized layer "
-             "on input), every part of the quantized layer (codes, scales, ...) and what the format's files hold of a "
-             "layer: packed (rows of blocks), or packed.qweight and so on.",
+             "in the unquantized model), importance (in) and fisher (out, in; mean squared gradients). RESULT gets "
+             "dequantized, output (of the quantized layer on input), every part of the quantized layer (codes, scales, "
+             "...) and what the format's files hold of a layer: packed (rows of blocks), or packed.qweight and so on.",
     .least = 1,
     .most = 1,
     .bytes = sizeof(struct layer_values),

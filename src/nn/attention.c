@@ -144,7 +144,8 @@ static qnt_status kv_head_backward(void *arg, size_t index)
 {
     const struct backward *b = arg;
     const struct qnti_attention *a = b->attention;
-    size_t share = a->heads / a->kv_heads * qnti_ceil_div(a->tokens, RUN), widest = qnti_min(RUN, a->tokens) * a->tokens;
+    size_t share = a->heads / a->kv_heads * qnti_ceil_div(a->tokens, RUN);
+    size_t widest = qnti_min(RUN, a->tokens) * a->tokens;
     float *p;
     QNT_TRY(QNTI_NEW_RAW(b->ctx, 2 * widest, &p));
     for (size_t i = 0; i < share; i++) {

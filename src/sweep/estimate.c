@@ -111,8 +111,8 @@ static double verify_bytes(const struct qnt_plan *plan)
 }
 
 /*
- * The reverse sweep: inputs of all blocks from the first on that needs it, and behind the last; the output matrix with a
- * run of logits, or F of a block, a window's way back (nn/backward.c) and a run of a gradient's rows. Of its flops a
+ * The reverse sweep: inputs of all blocks from the first on that needs it, and behind the last; the output matrix with
+ * a run of logits, or F of a block, a window's way back (nn/backward.c) and a run of a gradient's rows. Of its flops a
  * pass forward, one again on the way back, and two products of its size for the gradients.
  */
 static struct need reverse_need(const struct qnt_plan *plan)

@@ -27,8 +27,8 @@ qnt_status qnti_statistics_suffice(qnt_context *ctx, const qnt_recipe *recipe)
         return qnti_fail(ctx, QNT_INVALID, "recipe %s needs the tokens once more behind its earlier stages: a file of "
                          "statistics does not have them, it needs the text", qnt_recipe_text(recipe));
     if (needs & QNTI_NEED_FISHER)
-        return qnti_fail(ctx, QNT_INVALID, "recipe %s needs Fisher information, which statistics of inputs do not have: "
-                         "it needs the text, or weighting=importance", qnt_recipe_text(recipe));
+        return qnti_fail(ctx, QNT_INVALID, "recipe %s needs Fisher information, which statistics of inputs do not "
+                         "have: it needs the text, or weighting=importance", qnt_recipe_text(recipe));
     return QNT_OK;
 }
 

@@ -151,7 +151,7 @@ void qnti_work_free(struct qnt_plan *plan);
 unsigned qnti_fisher_roles(const struct qnt_plan *plan, size_t block);
 /* Whether a layer needs it; the lowest block that has one. */
 bool qnti_plan_needs_fisher(const struct qnt_plan *plan, size_t *first);
-/* Whether a layer has a use for inputs as they are behind the quantized blocks: all but those that need Fisher alone. */
+/* Whether a layer has a use for inputs, as they are behind quantized blocks: all but those that need Fisher alone. */
 bool qnti_plan_measures(const struct qnt_plan *plan);
 uint64_t qnti_fisher_bytes(const struct qnt_plan *plan, size_t block);
 /* fisher[role] (out, in) of the roles that need it. */
