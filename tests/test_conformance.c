@@ -239,7 +239,8 @@ static void check_report(const struct conformance *c, const qnt_qlinear *q)
     const struct qnti_numbers *book = q->segments[0].weight->codebook;
     double levels = book ? (double)(book->rows * book->cols) / (double)(c->out * c->in) : 0;
     assert_int_equal(qnt_report(q, &report), QNT_OK);
-    require(c, report.bits_per_weight >= 1 && report.bits_per_weight <= 32 + 128 * groups + 32 * levels, "impossible bits");
+    require(c, report.bits_per_weight >= 1 && report.bits_per_weight <= 32 + 128 * groups + 32 * levels,
+            "impossible bits");
     require(c, report.weight_error >= 0, "no weight error");
     if (c->input->tokens != T_NO_CALIB) {
         require(c, report.tokens == c->tokens - c->skipped, "tokens are miscounted");

@@ -26,8 +26,8 @@ static const struct shape {
 } shapes[] = {
     {{.hidden = 32, .ffn = 48, .heads = 4, .kv_heads = 2, .head_dim = 8, .vocab = 37}, 70},
     {{.hidden = 24, .ffn = 40, .heads = 3, .kv_heads = 1, .head_dim = 16, .vocab = 50, .sliding_window = 20,
-      .qkv_bias = true, .o_bias = true, .mlp_bias = true, .tied_head = true, .rope.divisors = (float *)(uintptr_t)divisors},
-     90},
+      .qkv_bias = true, .o_bias = true, .mlp_bias = true, .tied_head = true,
+      .rope.divisors = (float *)(uintptr_t)divisors}, 90},
     {{.hidden = 8, .ffn = 520, .heads = 2, .kv_heads = 2, .head_dim = 4, .vocab = 11, .qkv_bias = true}, 260},
     {{.hidden = 8, .ffn = 12, .heads = 2, .kv_heads = 1, .head_dim = 4, .vocab = 9}, 2},
 };
