@@ -402,6 +402,7 @@ static void what_is_kept(void **state)
     };
     qnt_context *ctx = context_of(2);
     float *w = random_floats(OUT * IN, 1, 0.05f), *fisher = fisher_of(2);
+    qnt_qlinear *pruned;
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
         double bits = strstr(cases[i].recipe, "bits=4") ? 4 : 3, levels = exp2(bits);
@@ -425,6 +426,11 @@ static void what_is_kept(void **state)
         qnt_qlinear_destroy(q);
         qnt_qlinear_destroy(back);
     }
+    for (size_t i = 0; i < OUT * IN; i++)
+        w[i] = i % 3 ? 0 : w[i]; /* pruned: no quartiles to speak of */
+    assert_ok(ctx, squeeze(ctx, "squeezellm:outlier_threshold=1.5", NULL, w, fisher, NULL, &pruned));
+    assert_int_equal(kept_of(pruned, w, QNT_F32), 0);
+    qnt_qlinear_destroy(pruned);
     w[7] = 1e6f; /* no number of 16 bits */
     assert_fails(ctx, squeeze(ctx, "squeezellm", "native", w, fisher, NULL, &(qnt_qlinear *){NULL}), QNT_NON_FINITE,
                  "some.layer");

@@ -93,6 +93,9 @@ for threads in 1 2 8; do
     check "native with $threads threads" quantize -o "$out/$threads" --format native $calib --threads $threads
     diff -r "$out/1" "$out/$threads" >/dev/null
     verdict $? "$threads threads give the bytes of one (native)"
+    check "levels with $threads threads" quantize -o "$out/l$threads" --format native --method squeezellm $calib --threads $threads
+    diff -r "$out/l1" "$out/l$threads" >/dev/null
+    verdict $? "$threads threads give the bytes of one (squeezellm)"
 done
 QUANT_KERNELS=scalar
 export QUANT_KERNELS

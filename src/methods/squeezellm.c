@@ -68,7 +68,10 @@ static qnt_status quantile(struct qnti_job *job, size_t n, double share, double 
     return QNT_OK;
 }
 
-/* The magnitude from which a weight is an outlier: by quartiles, else by share; infinite: none is. */
+/*
+ * The magnitude from which a weight is an outlier: by quartiles, else by share; infinite: none is. Quartiles that are
+ * equal (a constant or mostly pruned matrix) say nothing.
+ */
 static qnt_status outlier_limit(struct qnti_job *job, size_t n, double *limit)
 {
     const struct squeezellm_params *p = job->params;
@@ -80,7 +83,7 @@ static qnt_status outlier_limit(struct qnti_job *job, size_t n, double *limit)
         QNT_TRY(quantile(job, n, 0.25, &q1));
         QNT_TRY(quantile(job, n, 0.75, &q3));
         reach = p->outlier_threshold * (q3 - q1);
-        *limit = fmax(fabs(q1 - reach), fabs(q3 + reach));
+        *limit = reach > 0 ? fmax(fabs(q1 - reach), fabs(q3 + reach)) : INFINITY;
     } else if (count) {
         QNT_TRY(qnti_rank(job->ctx, job->weight, n, true, n - count, &least));
         *limit = (double)least;
