@@ -486,6 +486,7 @@ static void test_each_allocation(void **state)
         {"smoothquant,owq:keep_columns=4,group_size=8,act_order=true", NULL},
         {"gptq,refine", "gguf:q6_k"},
         {"rtn", "gguf:q4_1"},
+        {"squeezellm:weighting=importance,sensitive_fraction=0.05,outlier_threshold=1.5", NULL},
     };
     qnt_context *ctx = context_of(1);
     float *w = random_floats(6 * 256, 1, 1);

@@ -42,6 +42,7 @@ static const char *const settings[][6] = {
     {"asymmetric=true", "damp=0", "bits=16", "group_size=5"},
     {"keep_columns=3", "permutation_order=spearman", "zero_sym=true", "stat_group_size=3", "group_size=6", "bits=2"},
     {"act_group_aware=true", "group_size=16", "refit_scales=true", "sym=true"},
+    {"weighting=importance", "sensitive_fraction=0.05", "outlier_threshold=1.5"},
 };
 
 enum { TOKENS = 37, CONTEXTS = 4 };
@@ -236,8 +237,11 @@ static void check_report(const struct conformance *c, const qnt_qlinear *q)
 {
     qnt_layer_report report = {0};
     double groups = (double)c->in + 1;   /* at most one for each column, each with scale, offset, index */
+    const struct qnti_numbers *book = q->segments[0].weight->codebook;
+    double levels = book ? (double)(book->rows * book->cols) / (double)(c->out * c->in) : 0;
     assert_int_equal(qnt_report(q, &report), QNT_OK);
-    require(c, report.bits_per_weight >= 1 && report.bits_per_weight <= 32 + 128 * groups, "impossible bits");
+    require(c, report.bits_per_weight >= 1 && report.bits_per_weight <= 32 + 128 * groups + 32 * levels,
+            "impossible bits");
     require(c, report.weight_error >= 0, "no weight error");
     if (c->input->tokens != T_NO_CALIB) {
         require(c, report.tokens == c->tokens - c->skipped, "tokens are miscounted");

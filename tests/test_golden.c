@@ -12,9 +12,10 @@
 struct golden {
     qnt_context *ctx;
     char name[64], recipe_text[256];
-    qnt_tensors *layer, *expected;
+    qnt_tensors *layer, *expected, *fisher_file;
     qnt_matrix weight, input, input_fp;
     bool has_input, has_input_fp;
+    const float *fisher;         /* (out, in), or NULL */
     qnt_recipe *recipe;
     qnt_calib *calib;
     qnt_qlinear *q;
@@ -39,6 +40,20 @@ static bool read_matrix(const struct golden *g, const char *name, qnt_matrix *m)
         return false;
     assert_ok(g->ctx, qnt_tensors_matrix(g->layer, name, m));
     return true;
+}
+
+/* Fisher information lies beside the layer, where a recipe needs it. */
+static void read_fisher(struct golden *g, const char *layer_name)
+{
+    char name[128];
+    qnt_matrix fisher;
+    if (!qnt_recipe_needs_fisher(g->recipe))
+        return;
+    snprintf(name, sizeof name, "%.*s-fisher.safetensors", (int)strcspn(layer_name, "."), layer_name);
+    g->fisher_file = open_tensors(g->ctx, name);
+    assert_ok(g->ctx, qnt_tensors_matrix(g->fisher_file, "fisher", &fisher));
+    assert_true(fisher.rows == g->weight.rows && fisher.cols == g->weight.cols);
+    g->fisher = fisher.data;
 }
 
 static void take_batch(struct golden *g)
@@ -67,6 +82,7 @@ static void begin_case(struct golden *g, const char *name, const char *layer_nam
     g->has_input = read_matrix(g, "input", &g->input);
     g->has_input_fp = read_matrix(g, "input_fp", &g->input_fp);
     g->recipe = recipe_of(g->ctx, g->recipe_text);
+    read_fisher(g, layer_name);
     assert_ok(g->ctx, qnt_calib_create(g->ctx, g->recipe, g->weight.cols, &g->calib));
     if (qnt_recipe_needs_pairs(g->recipe))
         assert_ok(g->ctx, qnt_calib_add_pair(g->calib, g->input, g->input_fp));
@@ -74,6 +90,7 @@ static void begin_case(struct golden *g, const char *name, const char *layer_nam
         assert_ok(g->ctx, qnt_calib_add(g->calib, g->input));
     layer.weight = g->weight;
     layer.calib = g->calib;
+    layer.fisher = g->fisher;
     assert_ok(g->ctx, qnt_quantize(g->ctx, g->recipe, &layer, &g->q));
     g->dequantized = dequantized(g->ctx, g->q);
     if (g->has_input)
@@ -89,6 +106,7 @@ static void end_case(struct golden *g)
     qnt_recipe_destroy(g->recipe);
     qnt_tensors_close(g->expected);
     qnt_tensors_close(g->layer);
+    qnt_tensors_close(g->fisher_file);
     *g = (struct golden){.ctx = g->ctx};
 }
 
@@ -116,8 +134,24 @@ static qnt_tensor find(const qnt_tensors *file, const char *name)
     return tensor;
 }
 
+/* codebook[codes], or the weight itself where it is kept. */
+static float *values_of_codebook(const struct golden *g)
+{
+    size_t out = g->weight.rows, in = g->weight.cols;
+    qnt_tensor codes = find(g->expected, "codes"), book = find(g->expected, "codebook"), mask;
+    float *w = NEW(out * in, float);
+    bool kept = qnt_tensors_find(g->expected, "outlier_mask", &mask);
+    for (size_t i = 0; i < out * in; i++) {
+        size_t code = (size_t)element("U8", codes.data, i);
+        bool own = kept && element("U8", mask.data, i) != 0;
+        w[i] = own ? ((const float *)g->weight.data)[i]
+                   : (float)element("F32", book.data, i / in * book.shape[1] + code);
+    }
+    return w;
+}
+
 /* (codes - zeros) * scales of the expected result. */
-static float *expected_values(const struct golden *g)
+static float *values_of_scales(const struct golden *g)
 {
     size_t out = g->weight.rows, in = g->weight.cols;
     qnt_tensor codes = find(g->expected, "codes"), scales = find(g->expected, "scales"),
@@ -135,6 +169,19 @@ static float *expected_values(const struct golden *g)
             w[r * in + c] = (float)((element("U8", codes.data, r * in + c) - element("F32", zeros.data, place)) *
                                     element("F32", scales.data, place));
         }
+    return w;
+}
+
+static float *expected_values(const struct golden *g)
+{
+    qnt_tensor whole;
+    float *w;
+    if (qnt_tensors_find(g->expected, "codebook", &whole))
+        return values_of_codebook(g);
+    if (!qnt_tensors_find(g->expected, "dequantized", &whole))
+        return values_of_scales(g);
+    w = NEW(g->weight.rows * g->weight.cols, float);
+    memcpy(w, whole.data, whole.bytes);
     return w;
 }
 
@@ -187,6 +234,16 @@ static double weight_error(const struct golden *g)
     return sum;
 }
 
+static double fisher_error(const struct golden *g)
+{
+    const float *w = g->weight.data;
+    double sum = 0;
+    for (size_t i = 0; i < g->weight.rows * g->weight.cols; i++)
+        sum += (double)g->fisher[i] * ((double)w[i] - (double)g->dequantized[i]) *
+               ((double)w[i] - (double)g->dequantized[i]);
+    return sum;
+}
+
 static double output_error(const struct golden *g)
 {
     const float *w = g->weight.data, *x = g->input.data;
@@ -226,7 +283,7 @@ static void check_objective(const struct golden *g, const char *name, double ref
     static const struct {
         const char *name;
         double (*error)(const struct golden *g);
-    } errors[] = {{"weight_error", weight_error}, {"output_error", output_error},
+    } errors[] = {{"weight_error", weight_error}, {"fisher_error", fisher_error}, {"output_error", output_error},
                   {"layer_output_error", layer_output_error}};
     double error = NAN;
     for (size_t i = 0; i < COUNT(errors); i++)
@@ -269,7 +326,7 @@ static void test_cases(void **state)
         cases += run_line(&g, line);
     fclose(file);
     end_case(&g);
-    assert_int_equal(cases, 69);
+    assert_int_equal(cases, 78);
     destroy_context(g.ctx, held);
 }
 

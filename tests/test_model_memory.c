@@ -56,6 +56,7 @@ static void each_allocation_of_a_run(void **state)
         {"awq:scale_grid=2,gptq:group_size=32", "gptq"},
         {"smoothquant", "native"},
         {"smoothquant,gptq:group_size=32", "gptq"},
+        {"squeezellm:bits=2,outlier_fraction=0.01", "native"},
     };
     (void)state;
     make_model(&one_block);

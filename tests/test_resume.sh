@@ -154,6 +154,20 @@ reference a.gguf --format gguf:q4_0 $calib
 killed a.gguf 2 --format gguf:q4_0 $calib
 reference folder --format native $calib
 killed folder 1 --format native $calib
+reference levels --method squeezellm --format native $calib
+killed levels 2 --method squeezellm --format native $calib
+clear_out
+start -o "$out/levels" --method squeezellm --format native $calib
+while kill -0 $pid 2>/dev/null && [ ! -e "$out/levels.partial/block-00002.fisher.safetensors" ]; do
+    :
+done
+kill -KILL $pid 2>/dev/null
+wait $pid 2>/dev/null
+[ -e "$out/levels.partial/block-00002.fisher.safetensors" ] && [ ! -e "$out/levels" ]
+verdict $? "a kill in the reverse sweep"
+check "levels after a kill in the reverse sweep" quantize -o "$out/levels" --method squeezellm --format native $calib
+same "$work/levels" "$out/levels" "levels after a kill in the reverse sweep"
+only levels
 
 echo "# going on"
 # stop_after BLOCKS NAME OPTION...: SIGINT once so many blocks are finished.

@@ -58,12 +58,13 @@ echo "# each method"
 for method in $methods; do
     for format in gguf:q4_0 native; do
         case "$format $method" in
-        gguf*llm_int8 | gguf*spqr | gguf*owq) # what no block can hold
+        gguf*llm_int8 | gguf*spqr | gguf*owq | gguf*squeezellm) # what no block can hold
             refuses "$method to $format" "$method" gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format $calib
             continue
             ;;
         native*rtn | native*gptq | native*awq) settings="--group-size 32" ;;
         native*owq) settings="--bits 4 --group-size 32" ;;
+        native*squeezellm) settings="--bits 4" ;;
         *) settings= ;;
         esac
         check "$method to $format" quantize -o "$out/a" --method "$method" --format $format $settings $calib --report "$work/r.json"
@@ -93,6 +94,9 @@ for threads in 1 2 8; do
     check "native with $threads threads" quantize -o "$out/$threads" --format native $calib --threads $threads
     diff -r "$out/1" "$out/$threads" >/dev/null
     verdict $? "$threads threads give the bytes of one (native)"
+    check "levels with $threads threads" quantize -o "$out/l$threads" --format native --method squeezellm $calib --threads $threads
+    diff -r "$out/l1" "$out/l$threads" >/dev/null
+    verdict $? "$threads threads give the bytes of one (squeezellm)"
 done
 QUANT_KERNELS=scalar
 export QUANT_KERNELS

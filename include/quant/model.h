@@ -51,7 +51,7 @@ QNT_API qnt_status qnt_model_check(const qnt_model *model);
 /* --- progress --- */
 
 typedef struct qnt_progress {
-    const char *phase;               /* "check", "calibrate", "quantize", "write", "verify", "evaluate" */
+    const char *phase;               /* "check", "calibrate", "fisher", "quantize", "write", "verify", "evaluate" */
     const char *item;                /* layer or file in hand, or "" */
     double share;                    /* of the whole, 0 .. 1 */
     double seconds, seconds_left;    /* since the start; an estimate, < 0: unknown */

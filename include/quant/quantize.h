@@ -22,6 +22,7 @@ typedef struct qnt_layer {
     const float *bias;         /* [out] or NULL */
     const qnt_calib *calib;    /* NULL: without calibration */
     const char *format;        /* target, e.g. "gguf:q4_0": its grid is the default; NULL: none, f32 scales */
+    const float *fisher;       /* (out, in) mean squared gradient of the loss by each weight, >= 0; NULL: not known */
     bool attention_score;      /* q or k: what it gives only enters attention's scores (AWQ does not clip it) */
 } qnt_layer;
 
@@ -42,7 +43,8 @@ typedef struct qnt_producer {
 /*
  * Quantizes a layer; *q is to be destroyed by qnt_qlinear_destroy.
  * QNT_INVALID: a parameter that the format cannot hold (the message names both), no calibration where the method needs
- * it; QNT_NON_FINITE: a weight that is not finite; QNT_UNSUPPORTED: a width that the format's blocks do not divide.
+ * it, Fisher information that is negative or not finite; QNT_NON_FINITE: a weight that is not finite; QNT_UNSUPPORTED:
+ * a width that the format's blocks do not divide.
  * A Hessian that has no factor is no failure: the layer is rounded to nearest and its report says so.
  */
 QNT_API qnt_status qnt_quantize(qnt_context *context, const qnt_recipe *recipe, const qnt_layer *layer,

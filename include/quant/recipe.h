@@ -33,9 +33,10 @@ QNT_API void qnt_recipe_destroy(qnt_recipe *recipe);
  */
 QNT_API qnt_status qnt_recipe_set(qnt_recipe *recipe, const char *key, const char *value);
 
-/* Whether the recipe needs calibration inputs; pairs of inputs. */
+/* Whether the recipe needs calibration inputs; pairs of inputs; or, of a model, Fisher information. */
 QNT_API bool qnt_recipe_needs_calibration(const qnt_recipe *recipe);
 QNT_API bool qnt_recipe_needs_pairs(const qnt_recipe *recipe);
+QNT_API bool qnt_recipe_needs_fisher(const qnt_recipe *recipe);
 /* The recipe with its settings, as qnt_recipe_parse reads it; owned by the recipe. */
 QNT_API const char *qnt_recipe_text(const qnt_recipe *recipe);
 
@@ -44,7 +45,7 @@ typedef struct qnt_method_info {
     const char *name, *title, *reference;
     const char *scope;               /* "layer", "site", "block", "model" */
     bool transform, activations, weights, correct;   /* stages offered */
-    bool needs_calibration;          /* with its defaults */
+    bool needs_calibration;          /* of a model with its defaults: a text, for inputs or Fisher information */
     size_t parameter_count;
 } qnt_method_info;
 QNT_API bool qnt_method_get(size_t index, qnt_method_info *info);

@@ -25,7 +25,7 @@ qnt_status qnti_calib_create(qnt_context *ctx, unsigned needs, size_t in, struct
     QNT_TRY(QNTI_NEW(ctx, 1, &c));
     c->ctx = ctx;
     c->in = in;
-    c->needs = needs;
+    c->needs = needs & QNTI_GATHERED;
     c->sample_stride = 1;
     QNT_CHECK(QNTI_NEW(ctx, in, &c->moments));
     for (size_t i = 0; i < in; i++)

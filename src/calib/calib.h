@@ -14,7 +14,10 @@ enum qnti_need {
     QNTI_NEED_HESSIAN = 2,
     QNTI_NEED_PAIRS = 4,        /* inputs of the quantized and of the unquantized model in step */
     QNTI_NEED_SAMPLES = 8,
-    QNTI_NEED_REPLAY = 16       /* the tokens once more, when earlier stages are chosen (Atom's Hessian) */
+    QNTI_NEED_REPLAY = 16,      /* the tokens once more, when earlier stages are chosen (Atom's Hessian) */
+    QNTI_GATHERED = 31,         /* these a calibration gathers; beside them: */
+    QNTI_NEED_IMPORTANCE = 32,  /* mean of x^2 of each channel, from moments or from outside */
+    QNTI_NEED_FISHER = 64       /* mean squared gradient by each weight: from a backward pass, not from inputs */
 };
 
 enum { QNTI_MOST_SAMPLES = 2048 };   /* tokens; enough for every search that uses samples (AWQ's takes 512) */

@@ -2,10 +2,10 @@
  * layer.c - `quant layer`: one linear layer in a safetensors file through a recipe, for research and golden data.
  *
  * In: weight (out, in); optional bias, input (tokens, in), input_fp (the same
- * tokens in the unquantized model), importance (in). Out: dequantized, output
- * on the input, every part the method left; packed, as the format's files hold
- * it, for a format with a layout for one layer: packed for rows of blocks,
- * packed.qweight and so on where there are several tensors.
+ * tokens in the unquantized model), importance (in), fisher (out, in). Out:
+ * dequantized, output on the input, every part the method left; packed, as the
+ * format's files hold it, for a format with a layout for one layer: packed for
+ * rows of blocks, packed.qweight and so on where there are several tensors.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -40,7 +40,7 @@ struct layer_run {
     qnt_tensors *file;
     qnt_matrix weight, input, input_fp;
     bool has_input, has_input_fp;
-    float *bias, *importance;
+    float *bias, *importance, *fisher;
     qnt_recipe *recipe;
     qnt_calib *calib;
     qnt_qlinear *q;
@@ -61,7 +61,7 @@ static int read_matrix(struct layer_run *run, const char *name, qnt_matrix *matr
     return *there ? cli_try(run->cli, qnt_tensors_matrix(run->file, name, matrix)) : CLI_OK;
 }
 
-/* A vector of `wanted` numbers if it is there. */
+/* A tensor of `wanted` numbers if it is there. */
 static int read_vector(struct layer_run *run, const char *name, size_t wanted, float **values)
 {
     qnt_tensor tensor;
@@ -82,6 +82,7 @@ static int read_layer(struct layer_run *run)
     CLI_TRY(read_matrix(run, "input", &run->input, &run->has_input));
     CLI_TRY(read_matrix(run, "input_fp", &run->input_fp, &run->has_input_fp));
     CLI_TRY(read_vector(run, "bias", run->weight.rows, &run->bias));
+    CLI_TRY(read_vector(run, "fisher", run->weight.rows * run->weight.cols, &run->fisher));
     return read_vector(run, "importance", run->weight.cols, &run->importance);
 }
 
@@ -125,6 +126,7 @@ static int quantize(struct layer_run *run)
                        .weight = run->weight,
                        .bias = run->bias,
                        .calib = run->calib,
+                       .fisher = run->fisher,
                        .format = run->values->recipe.format};
     return cli_try(run->cli, qnt_quantize(run->cli->ctx, run->recipe, &layer, &run->q));
 }
@@ -341,6 +343,7 @@ static int run_layer(struct cli *cli, void *values)
     qnt_recipe_destroy(run.recipe);
     qnt_free(cli->ctx, run.bias);
     qnt_free(cli->ctx, run.importance);
+    qnt_free(cli->ctx, run.fisher);
     qnt_tensors_close(run.file);
     return code;
 }
@@ -350,9 +353,9 @@ const struct cli_command cli_command_layer = {
     .arguments = "LAYER.safetensors -o RESULT.safetensors",
     .title = "quantizes one layer, for research",
     .about = "LAYER holds weight (out, in) and, where it has them, bias, input (tokens, in), input_fp (the same tokens "
-             "in the unquantized model) and importance (in). RESULT gets dequantized, output (of the quantized layer "
-             "on input), every part of the quantized layer (codes, scales, ...) and what the format's files hold of a "
-             "layer: packed (rows of blocks), or packed.qweight and so on.",
+             "in the unquantized model), importance (in) and fisher (out, in; mean squared gradients). RESULT gets "
+             "dequantized, output (of the quantized layer on input), every part of the quantized layer (codes, scales, "
+             "...) and what the format's files hold of a layer: packed (rows of blocks), or packed.qweight and so on.",
     .least = 1,
     .most = 1,
     .bytes = sizeof(struct layer_values),

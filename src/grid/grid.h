@@ -21,7 +21,8 @@ struct qnti_numbers;
 enum qnti_map_kind {
     QNTI_MAP_TILES,   /* tiles of rows x cols; 0 stands for all of them */
     QNTI_MAP_FLAT,    /* runs of `cols` over the flattened matrix */
-    QNTI_MAP_INDEX    /* column c belongs to group index[c]; `rows` rows tied */
+    QNTI_MAP_INDEX,   /* column c belongs to group index[c]; `rows` rows tied */
+    QNTI_MAP_NONE     /* there are no scales: a code's value is its level (`rows` is 1) */
 };
 
 struct qnti_map {
@@ -101,7 +102,7 @@ struct qnti_numbers {
     uint8_t *code8;               /* [rows * cols], for at most 8 bits */
     uint16_t *code16;             /* for more */
     float *value;                 /* the numbers as stored: always with FORM_FLOAT; else where they were asked for */
-    struct qnti_numbers *scale, *offset, *codebook;
+    struct qnti_numbers *scale, *offset, *codebook;   /* NULL where the grid has none */
     uint32_t *index;              /* the map's, owned */
 };
 
@@ -159,6 +160,8 @@ struct qnti_grid qnti_affine_grid(const struct qnti_kernels *kernels, unsigned b
 struct qnti_grid qnti_minmax_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
                                   qnt_dtype scale_type);
 void qnti_minmax_affine(const struct qnti_grid *grid, float least, float greatest, float *scale, float *offset);
+/* codebook.c: `1 << bits` free levels for each row, stored in `type`; no scale. Solvers fill it, there is no fit. */
+struct qnti_grid qnti_codebook_grid(const struct qnti_kernels *kernels, unsigned bits, qnt_dtype type);
 /* ggml.c: the grid of a ggml block type ("q4_0" ...); false if there is none of that name. */
 bool qnti_ggml_grid(const struct qnti_kernels *kernels, const char *name, struct qnti_grid *grid);
 

@@ -22,6 +22,8 @@ size_t qnti_map_groups(const struct qnti_map *map, size_t rows, size_t cols)
         return qnti_ceil_div(rows * cols, map->cols);
     case QNTI_MAP_INDEX:
         return map->index_groups;
+    case QNTI_MAP_NONE:
+        return 0;
     case QNTI_MAP_TILES:
         break;
     }
@@ -38,6 +40,7 @@ void qnti_map_find(const struct qnti_map *map, size_t cols, size_t r, size_t c, 
     case QNTI_MAP_INDEX:
         *group = map->index[c];
         return;
+    case QNTI_MAP_NONE:
     case QNTI_MAP_TILES:
         *group = map->cols ? c / map->cols : 0;
         return;
@@ -54,6 +57,7 @@ size_t qnti_map_run(const struct qnti_map *map, size_t cols, size_t r, size_t c)
         while (end < cols && map->index[end] == map->index[c])
             end++;
         return end - c;
+    case QNTI_MAP_NONE:
     case QNTI_MAP_TILES:
         break;
     }

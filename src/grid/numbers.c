@@ -44,7 +44,8 @@ static qnt_status create_parts(qnt_context *ctx, struct qnti_numbers *q)
     }
     if (grid->form == QNTI_FORM_FLOAT)
         return QNT_OK;
-    QNT_TRY(create_second(ctx, q, grid->scale_grid, &q->scale));
+    if (grid->map.kind != QNTI_MAP_NONE)
+        QNT_TRY(create_second(ctx, q, grid->scale_grid, &q->scale));
     if (!grid->constant_offset)
         QNT_TRY(create_second(ctx, q, grid->offset_grid, &q->offset));
     if (grid->scale_grid) /* their own copies: those that were given may be gone before the numbers are */
@@ -141,7 +142,7 @@ void qnti_numbers_affine(const struct qnti_numbers *q, size_t r, size_t c, float
     size_t group_row, group, at;
     *scale = 1;
     *offset = 0;
-    if (q->grid.form == QNTI_FORM_FLOAT)
+    if (q->grid.form == QNTI_FORM_FLOAT || q->grid.map.kind == QNTI_MAP_NONE)
         return;
     qnti_map_find(&q->grid.map, q->cols, r, c, &group_row, &group);
     at = group_row * q->scale->cols + group;

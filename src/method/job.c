@@ -283,6 +283,17 @@ qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_inpu
     return QNT_OK;
 }
 
+qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer)
+{
+    size_t cols = layer->weight.cols, n = layer->weight.rows * cols;
+    for (size_t i = 0; i < n; i++)
+        if (!(layer->fisher[i] >= 0) || isinf(layer->fisher[i]))
+            return qnti_fail(job->ctx, QNT_INVALID,
+                             "layer %s: the Fisher information of row %zu, column %zu is %g, expected 0 or more",
+                             layer->name ? layer->name : "layer", i / cols, i % cols, (double)layer->fisher[i]);
+    return QNT_OK;
+}
+
 void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer)
 {
     size_t in = layer->weight.cols;

@@ -200,6 +200,8 @@ void qnti_part_columns(const uint32_t *sorted, size_t n, size_t k, uint32_t *col
 qnt_status qnti_job_cross(struct qnti_job *job, float **cross);
 /* Sets the weight's dead columns to 0. */
 void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer);
+/* QNT_INVALID: the layer's Fisher information (which it has) is negative or not finite somewhere. */
+qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer);
 /* Gives channels that one channel of the producer feeds (v to o under grouped-query attention) one value. */
 enum qnti_tie { QNTI_TIE_MEAN, QNTI_TIE_MOST };
 qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x);

@@ -401,7 +401,7 @@ static qnt_status job_open(qnt_context *ctx, const qnt_recipe *recipe, const qnt
         if (!job->layout)
             return QNT_NOT_FOUND;
     }
-    if (needs && !job->calib)
+    if ((needs & ~(unsigned)QNTI_NEED_FISHER) && !job->calib)
         return qnti_fail(ctx, QNT_INVALID, "recipe %s needs calibration inputs", qnt_recipe_text(recipe));
     QNT_TRY(qnti_recipe_adapt(recipe, job->layout, adapted));
     job->weights = qnti_recipe_weights(*adapted);

@@ -208,6 +208,11 @@ static qnt_status resolve(qnt_recipe *recipe)
         if (step->method->check)
             QNT_TRY(step->method->check(recipe->ctx, step->params));
     }
+    if (qnti_recipe_transforms(recipe) && (qnti_recipe_needs(recipe) & QNTI_NEED_FISHER))
+        return qnti_fail(recipe->ctx, QNT_UNSUPPORTED,
+                         "recipe \"%s\": Fisher information behind a transform of the inputs is not known; "
+                         "weighting=importance takes the transformed inputs'",
+                         recipe->text.data);
     if (recipe->provider[QNTI_STAGE_WEIGHTS] < 0)
         return qnti_fail(recipe->ctx, QNT_INVALID, "recipe \"%s\": no method quantizes the weights",
                          recipe->text.data);
@@ -405,12 +410,17 @@ unsigned qnti_recipe_needs(const qnt_recipe *recipe)
 
 bool qnt_recipe_needs_calibration(const qnt_recipe *recipe)
 {
-    return qnti_recipe_needs(recipe) != 0;
+    return (qnti_recipe_needs(recipe) & ~(unsigned)QNTI_NEED_FISHER) != 0;
 }
 
 bool qnt_recipe_needs_pairs(const qnt_recipe *recipe)
 {
     return (qnti_recipe_needs(recipe) & QNTI_NEED_PAIRS) != 0;
+}
+
+bool qnt_recipe_needs_fisher(const qnt_recipe *recipe)
+{
+    return (qnti_recipe_needs(recipe) & QNTI_NEED_FISHER) != 0;
 }
 
 const char *qnt_recipe_text(const qnt_recipe *recipe)

@@ -14,6 +14,7 @@
     X(rotation)    \
     X(spqr)        \
     X(owq)         \
+    X(squeezellm)  \
     X(refine)
 
 #define DECLARE(name) extern const struct qnti_method qnti_method_##name;

@@ -4,6 +4,10 @@
  * A task takes one head and a run of queries: scores = q k^T / sqrt(head_dim)
  * with the keys that any of them sees, the softmax of what each one sees,
  * nought elsewhere, out = scores v. Scores exist for that run only.
+ *
+ * Backward they are made again, P; with dP = dout v^T and dS = P (dP - sum of
+ * P dP over the row) dv = P^T dout, dq = dS k, dk = dS^T q, the latter two over
+ * sqrt(head_dim). A task takes all queries that share a key and value head.
  */
 #include "nn/operators.h"
 
@@ -87,4 +91,77 @@ qnt_status qnti_attention_forward(qnt_context *ctx, const struct qnti_attention 
 {
     struct job job = {ctx, attention};
     return qnti_parallel(ctx, attention->heads * qnti_ceil_div(attention->tokens, RUN), one_tile, &job);
+}
+
+/* --- backward --- */
+
+struct backward {
+    qnt_context *ctx;
+    const struct qnti_attention *attention;
+    const float *dout;
+    float *dq, *dk, *dv;
+};
+
+/* dP becomes dS. */
+static void softmax_backward(const struct tile *t, const float *p, float *dp)
+{
+    for (size_t i = 0; i < t->queries; i++) {
+        const float *row = p + i * t->keys;
+        float *d = dp + i * t->keys, mean;
+        double sum = 0;
+        for (size_t j = 0; j < t->keys; j++)
+            sum += (double)row[j] * (double)d[j];
+        mean = (float)sum;
+        for (size_t j = 0; j < t->keys; j++)
+            d[j] = row[j] * (d[j] - mean);
+    }
+}
+
+/* p, dp [queries][keys]; adds to dk and dv of the tile's keys. */
+static void tile_backward(const struct backward *b, const struct tile *t, float *p, float *dp)
+{
+    const struct qnti_attention *a = b->attention;
+    size_t d = a->head_dim, width = a->heads * d, kv_width = a->kv_heads * d;
+    size_t q_at = t->query * width + t->head * d, k_at = t->key * kv_width + t->head / (a->heads / a->kv_heads) * d;
+    float scale = 1 / sqrtf((float)d);
+    score(a, t, p);
+    masked_softmax(a, t, p);
+    qnti_gemm_one(&(struct qnti_gemm){.m = t->queries, .n = t->keys, .k = d, .a = b->dout + q_at, .lda = width,
+                                      .b = a->v + k_at, .ldb = kv_width, .transpose_b = true, .c = dp, .ldc = t->keys,
+                                      .alpha = 1});
+    qnti_gemm_one(&(struct qnti_gemm){.m = t->keys, .n = d, .k = t->queries, .a = p, .lda = t->keys,
+                                      .transpose_a = true, .b = b->dout + q_at, .ldb = width, .c = b->dv + k_at,
+                                      .ldc = kv_width, .alpha = 1, .beta = 1});
+    softmax_backward(t, p, dp);
+    qnti_gemm_one(&(struct qnti_gemm){.m = t->queries, .n = d, .k = t->keys, .a = dp, .lda = t->keys, .b = a->k + k_at,
+                                      .ldb = kv_width, .c = b->dq + q_at, .ldc = width, .alpha = scale});
+    qnti_gemm_one(&(struct qnti_gemm){.m = t->keys, .n = d, .k = t->queries, .a = dp, .lda = t->keys,
+                                      .transpose_a = true, .b = a->q + q_at, .ldb = width, .c = b->dk + k_at,
+                                      .ldc = kv_width, .alpha = scale, .beta = 1});
+}
+
+static qnt_status kv_head_backward(void *arg, size_t index)
+{
+    const struct backward *b = arg;
+    const struct qnti_attention *a = b->attention;
+    size_t share = a->heads / a->kv_heads * qnti_ceil_div(a->tokens, RUN);
+    size_t widest = qnti_min(RUN, a->tokens) * a->tokens;
+    float *p;
+    QNT_TRY(QNTI_NEW_RAW(b->ctx, 2 * widest, &p));
+    for (size_t i = 0; i < share; i++) {
+        struct tile t = make_tile(a, index * share + i);
+        tile_backward(b, &t, p, p + widest);
+    }
+    qnti_free(b->ctx, p);
+    return QNT_OK;
+}
+
+qnt_status qnti_attention_backward(qnt_context *ctx, const struct qnti_attention *a, const float *dout, float *dq,
+                                   float *dk, float *dv)
+{
+    struct backward b = {ctx, a, dout, dq, dk, dv};
+    size_t kv = a->tokens * a->kv_heads * a->head_dim;
+    memset(dk, 0, kv * sizeof *dk);
+    memset(dv, 0, kv * sizeof *dv);
+    return qnti_parallel(ctx, a->kv_heads, kv_head_backward, &b);
 }

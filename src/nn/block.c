@@ -3,9 +3,7 @@
  *
  *   x += o(attention(q, k, v of norm(x)));  x += down(act(gate) * up of norm(x))
  */
-#include "nn/nn.h"
-
-#include "nn/operators.h"
+#include "nn/block_private.h"
 
 const enum qnti_role qnti_site_roles[QNTI_SITES][4] = {
     [QNTI_SITE_QKV] = {QNTI_Q, QNTI_K, QNTI_V, QNTI_ROLES},
@@ -74,15 +72,7 @@ size_t qnti_site_width(const struct qnti_config *c, enum qnti_site site)
     return width[site];
 }
 
-struct qnti_workspace {
-    qnt_context *ctx;
-    size_t tokens;
-    struct qnti_rope_table rope;
-    float *q, *k, *v, *up;
-    float *input[2];             /* of a norm's site and of the site behind it, in qnti_block_forward */
-};
-
-static qnt_status add_rows(qnt_context *ctx, size_t tokens, size_t width, float **x)
+qnt_status qnti_new_rows(qnt_context *ctx, size_t tokens, size_t width, float **x)
 {
     size_t n;
     if (!qnti_multiply(tokens, width, &n))
@@ -101,12 +91,12 @@ qnt_status qnti_workspace_create(const struct qnti_checkpoint *model, size_t tok
     w->ctx = model->ctx;
     w->tokens = tokens;
     QNT_CHECK(qnti_rope_table_create(w->ctx, &c->rope, c->head_dim, tokens, &w->rope));
-    QNT_CHECK(add_rows(w->ctx, tokens, attention, &w->q));
-    QNT_CHECK(add_rows(w->ctx, tokens, kv, &w->k));
-    QNT_CHECK(add_rows(w->ctx, tokens, kv, &w->v));
-    QNT_CHECK(add_rows(w->ctx, tokens, c->ffn, &w->up));
-    QNT_CHECK(add_rows(w->ctx, tokens, c->hidden, &w->input[0]));
-    QNT_CHECK(add_rows(w->ctx, tokens, qnti_max(attention, c->ffn), &w->input[1]));
+    QNT_CHECK(qnti_new_rows(w->ctx, tokens, attention, &w->q));
+    QNT_CHECK(qnti_new_rows(w->ctx, tokens, kv, &w->k));
+    QNT_CHECK(qnti_new_rows(w->ctx, tokens, kv, &w->v));
+    QNT_CHECK(qnti_new_rows(w->ctx, tokens, c->ffn, &w->up));
+    QNT_CHECK(qnti_new_rows(w->ctx, tokens, c->hidden, &w->input[0]));
+    QNT_CHECK(qnti_new_rows(w->ctx, tokens, qnti_max(attention, c->ffn), &w->input[1]));
     *out = w;
 cleanup:
     if (status != QNT_OK)
@@ -128,9 +118,7 @@ void qnti_workspace_free(struct qnti_workspace *w)
     qnti_free(w->ctx, w);
 }
 
-/* One linear of a site. */
-static qnt_status linear(const struct qnti_block *block, enum qnti_role role, const float *in, size_t tokens, bool add,
-                         float *out)
+struct qnti_linear qnti_block_linear(const struct qnti_block *block, enum qnti_role role)
 {
     const struct qnti_config *c = &block->model->config;
     const size_t attention = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
@@ -141,8 +129,30 @@ static qnt_status linear(const struct qnti_block *block, enum qnti_role role, co
         [QNTI_O] = {attention, c->hidden}, [QNTI_GATE] = {c->hidden, c->ffn}, [QNTI_UP] = {c->hidden, c->ffn},
         [QNTI_DOWN] = {c->ffn, c->hidden},
     };
-    struct qnti_linear l = {.weight = block->weight[role], .bias = block->bias[role], .in = size[role].in,
-                            .out = size[role].out};
+    return (struct qnti_linear){.weight = block->weight[role], .bias = block->bias[role], .in = size[role].in,
+                                .out = size[role].out};
+}
+
+struct qnti_rms_norm qnti_block_norm(const struct qnti_block *block, enum qnti_role role)
+{
+    const struct qnti_config *c = &block->model->config;
+    return (struct qnti_rms_norm){.weight = block->weight[role], .width = c->hidden, .eps = c->norm_eps};
+}
+
+struct qnti_attention qnti_block_attention(const struct qnti_block *block, const struct qnti_workspace *w,
+                                           size_t tokens, float *out)
+{
+    const struct qnti_config *c = &block->model->config;
+    return (struct qnti_attention){
+        .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .window = c->sliding_window,
+        .q = w->q, .k = w->k, .v = w->v, .tokens = tokens, .out = out};
+}
+
+/* One linear of a site. */
+static qnt_status linear(const struct qnti_block *block, enum qnti_role role, const float *in, size_t tokens, bool add,
+                         float *out)
+{
+    struct qnti_linear l = qnti_block_linear(block, role);
     if (block->quantized[role])
         return qnti_linear_quantized(block->model->ctx, &l, block->quantized[role], in, tokens, add, out);
     return qnti_linear(block->model->ctx, &l, in, tokens, add, out);
@@ -150,8 +160,7 @@ static qnt_status linear(const struct qnti_block *block, enum qnti_role role, co
 
 static qnt_status norm(const struct qnti_block *block, enum qnti_role role, const float *in, size_t tokens, float *out)
 {
-    const struct qnti_config *c = &block->model->config;
-    struct qnti_rms_norm n = {.weight = block->weight[role], .width = c->hidden, .eps = c->norm_eps};
+    struct qnti_rms_norm n = qnti_block_norm(block, role);
     return qnti_rms_norm(block->model->ctx, &n, in, tokens, out);
 }
 
@@ -159,9 +168,7 @@ static qnt_status attend(const struct qnti_block *block, struct qnti_workspace *
                          float *out)
 {
     const struct qnti_config *c = &block->model->config;
-    struct qnti_attention attention = {
-        .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .window = c->sliding_window,
-        .q = w->q, .k = w->k, .v = w->v, .tokens = tokens, .out = out};
+    struct qnti_attention attention = qnti_block_attention(block, w, tokens, out);
     QNT_TRY(linear(block, QNTI_Q, in, tokens, false, w->q));
     QNT_TRY(linear(block, QNTI_K, in, tokens, false, w->k));
     QNT_TRY(linear(block, QNTI_V, in, tokens, false, w->v));

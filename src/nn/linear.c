@@ -1,5 +1,5 @@
 /*
- * linear.c - y = x W^T + b.
+ * linear.c - y = x W^T + b; backward dx = dy W, dW = dy^T x.
  *
  * The bias is laid down first and the product added to it by the gemm. A layer
  * that quantizes its inputs gets them through the layer level's reference
@@ -41,6 +41,22 @@ qnt_status qnti_linear(qnt_context *ctx, const struct qnti_linear *l, const floa
     return qnti_gemm_parallel(ctx, &(struct qnti_gemm){
         .m = tokens, .n = l->out, .k = l->in, .a = x, .lda = l->in, .b = l->weight, .ldb = l->in, .transpose_b = true,
         .c = out, .ldc = l->out, .alpha = 1, .beta = add || l->bias ? 1 : 0});
+}
+
+qnt_status qnti_linear_backward(qnt_context *ctx, const struct qnti_linear *l, const float *dy, size_t tokens, bool add,
+                                float *dx)
+{
+    return qnti_gemm_parallel(ctx, &(struct qnti_gemm){
+        .m = tokens, .n = l->in, .k = l->out, .a = dy, .lda = l->out, .b = l->weight, .ldb = l->in, .c = dx,
+        .ldc = l->in, .alpha = 1, .beta = add ? 1 : 0});
+}
+
+qnt_status qnti_linear_gradient(qnt_context *ctx, const struct qnti_linear *l, const float *x, const float *dy,
+                                size_t tokens, size_t first, size_t n, float *gradient)
+{
+    return qnti_gemm_parallel(ctx, &(struct qnti_gemm){
+        .m = n, .n = l->in, .k = tokens, .a = dy + first, .lda = l->out, .transpose_a = true, .b = x, .ldb = l->in,
+        .c = gradient, .ldc = l->in, .alpha = 1});
 }
 
 /* The columns left out: their inputs [tokens][n], and what their f16 weights have more than the coded ones [out][n]. */

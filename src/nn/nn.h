@@ -1,5 +1,5 @@
 /*
- * nn.h - the forward pass of a decoder, one step of a block at a time.
+ * nn.h - the forward and backward pass of a decoder, one step of a block at a time.
  *
  * A block is run as four steps, each ending where a site of linears begins or
  * its result joins the residual stream, so that a sweep can measure a site's
@@ -71,6 +71,36 @@ qnt_status qnti_site_residual(const struct qnti_block *block, struct qnti_worksp
                               const float *in, size_t tokens, float *x);
 /* The whole block on one sequence, in place. */
 qnt_status qnti_block_forward(const struct qnti_block *block, struct qnti_workspace *w, float *x, size_t tokens);
+
+/*
+ * Backward through a block, one sequence at a time. Takes rows [first, first + rows) of the gradient of a linear's
+ * weight over the sequence, [rows][in].
+ */
+typedef qnt_status (*qnti_gradient_fn)(void *user, enum qnti_role role, size_t first, size_t rows,
+                                       const float *gradient);
+struct qnti_gradients {
+    unsigned roles;              /* bit of each role whose gradient is wanted */
+    qnti_gradient_fn take;
+    void *user;
+};
+/* Memory for sequences of at most `tokens`, beside a workspace of the same. */
+struct qnti_backward;
+qnt_status qnti_backward_create(const struct qnti_checkpoint *model, size_t tokens, struct qnti_backward **b);
+void qnti_backward_free(struct qnti_backward *b);
+/*
+ * x [tokens][hidden] is the block's input, dx the gradient of its output, which becomes that of x. What lies between is
+ * computed again. QNT_UNSUPPORTED: a linear that quantizes its inputs.
+ */
+qnt_status qnti_block_backward(const struct qnti_block *block, struct qnti_workspace *w, struct qnti_backward *b,
+                               const float *x, size_t tokens, const struct qnti_gradients *gradients, float *dx);
+
+/* The loss behind the last block: final norm, output matrix, mean of -ln p of next tokens. */
+struct qnti_loss;
+qnt_status qnti_loss_create(const struct qnti_checkpoint *model, struct qnti_loss **loss);
+void qnti_loss_free(struct qnti_loss *loss);
+/* Of one sequence of 2 or more tokens, and its gradient by x. */
+qnt_status qnti_loss_backward(const struct qnti_loss *l, const float *x, const int32_t *ids, size_t tokens,
+                              double *loss, float *dx);
 
 /* x [tokens][hidden] of token ids. Ids beyond the vocabulary are QNT_INVALID. */
 qnt_status qnti_embed(const struct qnti_checkpoint *model, const int32_t *ids, size_t tokens, float *x);

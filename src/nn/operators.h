@@ -26,6 +26,13 @@ qnt_status qnti_linear(qnt_context *ctx, const struct qnti_linear *l, const floa
 qnt_status qnti_linear_quantized(qnt_context *ctx, const struct qnti_linear *l, const qnt_qlinear *q, const float *x,
                                  size_t tokens, bool add, float *out);
 
+/* Backward, dy [tokens][out] the gradient of out: dx (+)= dy weight; */
+qnt_status qnti_linear_backward(qnt_context *ctx, const struct qnti_linear *l, const float *dy, size_t tokens, bool add,
+                                float *dx);
+/* and rows [first, first + n) of the weight's, dy^T x, into gradient [n][in]. */
+qnt_status qnti_linear_gradient(qnt_context *ctx, const struct qnti_linear *l, const float *x, const float *dy,
+                                size_t tokens, size_t first, size_t n, float *gradient);
+
 /* out = weight * x / sqrt(mean(x^2) + eps), each row by itself; out may be x. */
 struct qnti_rms_norm {
     const float *weight;
@@ -34,6 +41,9 @@ struct qnti_rms_norm {
 };
 qnt_status qnti_rms_norm(qnt_context *ctx, const struct qnti_rms_norm *norm, const float *x, size_t tokens,
                          float *out);
+/* dx += the gradient by x, of dy by out. */
+qnt_status qnti_rms_norm_backward(qnt_context *ctx, const struct qnti_rms_norm *norm, const float *x, const float *dy,
+                                  size_t tokens, float *dx);
 
 /* Cosines and sines of the positions 0 .. tokens-1, [tokens][head_dim / 2]. */
 struct qnti_rope_table {
@@ -46,6 +56,9 @@ void qnti_rope_table_free(qnt_context *ctx, struct qnti_rope_table *table);
 /* Rotates the pairs (i, i + head_dim/2) of every head of x [tokens][heads * head_dim], row t being position t. */
 qnt_status qnti_rope_forward(qnt_context *ctx, const struct qnti_rope_table *table, size_t heads, float *x,
                              size_t tokens);
+/* The gradient by what was rotated, of that by what it became, in place: rotates back. */
+qnt_status qnti_rope_backward(qnt_context *ctx, const struct qnti_rope_table *table, size_t heads, float *dx,
+                              size_t tokens);
 
 /* The softmax of one row in place: f32, the largest subtracted first. n > 0. */
 void qnti_softmax_row(float *x, size_t n);
@@ -67,8 +80,20 @@ struct qnti_attention {
     float *out;
 };
 qnt_status qnti_attention_forward(qnt_context *ctx, const struct qnti_attention *attention);
+/* Gradients dq, dk, dv, of the shapes of q, k, v, of dout by out, which is not read. */
+qnt_status qnti_attention_backward(qnt_context *ctx, const struct qnti_attention *attention, const float *dout,
+                                   float *dq, float *dk, float *dv);
 
 /* gate = gate * sigmoid(gate) * up; gate, up [tokens][width]. */
 qnt_status qnti_swiglu(qnt_context *ctx, const float *up, size_t tokens, size_t width, float *gate);
+/* gate and up, as they went in, become their gradients; dy is that of what came out. */
+qnt_status qnti_swiglu_backward(qnt_context *ctx, const float *dy, size_t tokens, size_t width, float *gate, float *up);
+
+/*
+ * Losses -ln p(target) of n rows of logits [n][vocab], p their softmax: loss [n]. The logits become the gradient of
+ * scale times the sum of losses: scale (p - 1 at the target).
+ */
+qnt_status qnti_cross_entropy(qnt_context *ctx, const int32_t *target, size_t n, size_t vocab, float scale,
+                              float *logits, double *loss);
 
 #endif

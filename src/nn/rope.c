@@ -51,15 +51,16 @@ struct turn {
     const struct qnti_rope_table *table;
     size_t heads;
     float *x;
+    float direction;             /* 1, or -1: back */
 };
 
 static void turn_head(float *restrict x, float *restrict y, const float *restrict cosine, const float *restrict sine,
-                      size_t half)
+                      float direction, size_t half)
 {
     for (size_t i = 0; i < half; i++) {
-        float a = x[i], b = y[i];
-        x[i] = a * cosine[i] - b * sine[i];
-        y[i] = b * cosine[i] + a * sine[i];
+        float a = x[i], b = y[i], s = direction * sine[i];
+        x[i] = a * cosine[i] - b * s;
+        y[i] = b * cosine[i] + a * s;
     }
 }
 
@@ -70,12 +71,20 @@ static void turn_rows(void *arg, size_t first, size_t n)
     for (size_t t = first; t < first + n; t++)
         for (size_t h = 0; h < turn->heads; h++) {
             float *x = turn->x + (t * turn->heads + h) * 2 * half;
-            turn_head(x, x + half, turn->table->cosine + t * half, turn->table->sine + t * half, half);
+            turn_head(x, x + half, turn->table->cosine + t * half, turn->table->sine + t * half,
+                      turn->direction, half);
         }
 }
 
 qnt_status qnti_rope_forward(qnt_context *ctx, const struct qnti_rope_table *table, size_t heads, float *x,
                              size_t tokens)
 {
-    return qnti_for_rows(ctx, tokens, heads * 2 * table->half, turn_rows, &(struct turn){table, heads, x});
+    return qnti_for_rows(ctx, tokens, heads * 2 * table->half, turn_rows, &(struct turn){table, heads, x, 1});
+}
+
+/* The turn's matrix is orthogonal: its transpose turns back. */
+qnt_status qnti_rope_backward(qnt_context *ctx, const struct qnti_rope_table *table, size_t heads, float *dx,
+                              size_t tokens)
+{
+    return qnti_for_rows(ctx, tokens, heads * 2 * table->half, turn_rows, &(struct turn){table, heads, dx, -1});
 }

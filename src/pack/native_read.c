@@ -77,9 +77,12 @@ static qnt_status check_grid(const struct reader *r, const int32_t *w)
 {
     if (!in_range(w[GRID_ROWS], 1, INT32_MAX) || !in_range(w[GRID_COLS], 1, INT32_MAX))
         return bad(r, "grid", "has an impossible shape");
-    if (!in_range(w[GRID_FORM], QNTI_FORM_FLOAT, QNTI_FORM_CODEBOOK) || !in_range(w[GRID_MAP], 0, QNTI_MAP_INDEX) ||
+    if (!in_range(w[GRID_FORM], QNTI_FORM_FLOAT, QNTI_FORM_CODEBOOK) || !in_range(w[GRID_MAP], 0, QNTI_MAP_NONE) ||
         !float_type(w[GRID_FLOAT_TYPE]) || !float_type(w[GRID_SCALE_TYPE]))
         return bad(r, "grid", "has an unknown form, map or type");
+    if (w[GRID_MAP] == QNTI_MAP_NONE &&
+        (w[GRID_FORM] != QNTI_FORM_CODEBOOK || !w[GRID_CONSTANT_OFFSET] || w[GRID_OFFSET_BITS]))
+        return bad(r, "grid", "has no scales, which its codes need");
     if (w[GRID_FORM] == QNTI_FORM_FLOAT)
         return QNT_OK;
     if (!in_range(w[GRID_BITS], 1, MOST_BITS) || !in_range(w[GRID_LEVELS], 2, 1 << w[GRID_BITS]) ||
@@ -212,8 +215,9 @@ static qnt_status read_parts(const struct reader *r, struct qnti_numbers *q)
     if (q->grid.form == QNTI_FORM_FLOAT)
         return read_floats(r, "values", q->grid.float_type, q->rows * q->cols, q->value);
     QNT_TRY(read_codes(r, q));
-    QNT_TRY(read_second(r, "scale", &q->scale));
-    if (q->scale->grid.form != QNTI_FORM_FLOAT)
+    if (q->scale)
+        QNT_TRY(read_second(r, "scale", &q->scale));
+    if (q->scale && q->scale->grid.form != QNTI_FORM_FLOAT)
         q->grid.scale_grid = &q->scale->grid;
     if (q->offset && q->grid.integer_offset)
         QNT_TRY(read_integer_offsets(r, q));

@@ -86,7 +86,7 @@ static qnt_status get_affine(const qnt_qlinear *q, bool offsets, qnt_part *part)
     const struct qnti_numbers *w = s ? s->weight : NULL, *second;
     size_t rows, groups;
     float *values;
-    if (!w)
+    if (!w || !w->scale)
         return QNT_NOT_FOUND;
     second = offsets ? w->offset : w->scale;
     groups = w->scale->cols;

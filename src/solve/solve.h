@@ -1,5 +1,5 @@
 /*
- * solve.h - how codes are chosen on a grid: nearest, error feedback, coordinate descent.
+ * solve.h - how codes are chosen on a grid: nearest, error feedback, coordinate descent, k-means.
  *
  * Solvers take plain views: weights W (rows, cols) f32, numbers Q on a grid,
  * a Hessian H (cols, cols) or the factor U of its inverse. Rows never
@@ -87,5 +87,18 @@ qnt_status qnti_descend(qnt_context *ctx, const float *w, const float *h, size_t
                         struct qnti_numbers *q);
 /* Whether scales of such a grid can move: plain numbers, of groups within a row. */
 bool qnti_can_refit(const struct qnti_grid *grid);
+
+/* --- kmeans.c: the levels of each row with the least weighted square error, exactly, and its codes --- */
+struct qnti_kmeans {
+    const float *w;              /* (rows, cols) */
+    const float *weight;         /* >= 0, what the square error of a number counts; row r at r * stride; NULL: all 1 */
+    size_t stride;               /* cols, or 0: all rows alike */
+    const uint8_t *mask;         /* (rows, cols) 1: takes no part, its code is that of the level next to 0; or NULL */
+};
+/* Numbers that are 0 or have no weight do not pull levels, unless a row has no others. q: a qnti_codebook_grid. */
+qnt_status qnti_kmeans(qnt_context *ctx, const struct qnti_kmeans *job, struct qnti_numbers *q);
+
+/* --- rank.c: the rank-th smallest, from 0, of n numbers, or of their magnitudes --- */
+qnt_status qnti_rank(qnt_context *ctx, const float *x, size_t n, bool magnitudes, size_t rank, float *value);
 
 #endif

@@ -4,8 +4,8 @@
  * Memory is the largest sum of what lives at once at any site: the residual
  * streams, a site's inputs, the block's weights, the Hessian in its forms, the
  * layer in hand, each thread's working memory; or, where that is more, what the
- * end check holds. Mapped pages of the source are
- * not counted: the system may drop them.
+ * reverse sweep or the end check holds. Mapped pages of the source and of Fisher
+ * information are not counted: the system may drop them.
  */
 #include "sweep/sweep.h"
 
@@ -60,7 +60,8 @@ static bool leaves_beside(const struct qnt_plan *plan)
 static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, bool hessian, double threads)
 {
     const struct qnti_config *c = &plan->job.source->config;
-    double in = (double)qnti_site_width(c, site), tokens = (double)plan->totals.tokens, largest;
+    double in = (double)qnti_site_width(c, site), largest;
+    double tokens = qnti_plan_measures(plan) ? (double)plan->totals.tokens : 0;
     double weights = layers_weights(plan, site, &largest);
     bool kept = site == QNTI_SITE_O || site == QNTI_SITE_DOWN;
     struct need n = {.kept = kept ? 4 * tokens * in : 0, .memory = numbers_bytes(weights)};
@@ -103,7 +104,8 @@ static double greater(double a, double b)
 static double window_bytes(const struct qnt_plan *plan, double threads)
 {
     const struct qnti_config *c = &plan->job.source->config;
-    double seqlen = (double)plan->windows.tokens, run = greater(seqlen, plan->windows.count ? QNTI_ADDED_TOKENS : 0);
+    double seqlen = (double)plan->windows.tokens;
+    double run = greater(seqlen, qnti_plan_measures(plan) ? QNTI_ADDED_TOKENS : 0);
     double widths = 2.0 * (double)c->hidden + 3.0 * (double)c->ffn + 3.0 * (double)(c->heads * c->head_dim);
     return 4 * (run * (double)c->hidden + seqlen * widths + threads * seqlen * seqlen);
 }
@@ -119,11 +121,40 @@ static double verify_bytes(const struct qnt_plan *plan)
     return 2 * 4 * ((double)c->vocab * ((double)c->hidden + run) + tokens * (double)c->hidden);
 }
 
+/*
+ * The reverse sweep: inputs of all blocks from the first on that needs it, and behind the last; the output matrix with
+ * a run of logits, or F of a block, a window's way back (nn/backward.c) and a run of a gradient's rows. Of its flops a
+ * pass forward, one again on the way back, and two products of its size for the gradients.
+ */
+static struct need reverse_need(const struct qnt_plan *plan)
+{
+    enum { LOGIT_RUN = 256, GRADIENT_ROWS = 512 };
+    const struct qnti_config *c = &plan->job.source->config;
+    double tokens = (double)plan->totals.tokens, hidden = (double)c->hidden, vocab = (double)c->vocab;
+    double heads = (double)(c->heads * c->head_dim), kv = (double)(c->kv_heads * c->head_dim), ffn = (double)c->ffn;
+    double top = 4 * (vocab * (hidden + LOGIT_RUN) + 2 * LOGIT_RUN * hidden), back, fisher = 0;
+    struct need n = {0};
+    size_t first;
+    if (!qnti_plan_needs_fisher(plan, &first))
+        return n;
+    for (size_t b = first; b < c->blocks; b++)
+        fisher = greater(fisher, (double)qnti_fisher_bytes(plan, b));
+    back = 4 * (double)plan->windows.tokens * (4 * hidden + 3 * heads + 2 * kv + 4 * ffn);
+    back += 4 * GRADIENT_ROWS * greater(greater(hidden, heads), ffn);
+    n.memory = greater(top, fisher + back);
+    n.kept = 4 * tokens * hidden * (double)(c->blocks - first + 1);
+    n.flops = 2 * tokens * block_weights(plan) * (double)(c->blocks + 3 * (c->blocks - first));
+    n.flops += 4 * tokens * vocab * hidden;
+    return n;
+}
+
 static void estimate_work(struct qnt_plan *plan)
 {
+    struct need reverse = reverse_need(plan);
     double threads = (double)qnti_max((size_t)qnt_context_threads(plan->ctx), 1);
     double streams = plan->recipe && qnt_recipe_needs_pairs(plan->recipe) ? 2 : 1;
-    double x = 4 * (double)plan->totals.tokens * (double)plan->job.source->config.hidden;
+    bool measures = qnti_plan_measures(plan);
+    double x = measures ? 4 * (double)plan->totals.tokens * (double)plan->job.source->config.hidden : 0;
     double base = PROCESS_BYTES + 4 * streams * block_weights(plan) + window_bytes(plan, threads);
     double memory = 0, spilled = 0, kept = 0;
     bool hessian = needs_hessian(plan);
@@ -134,10 +165,13 @@ static void estimate_work(struct qnt_plan *plan)
         kept = greater(kept, n.kept);
         plan->totals.flops += streams * n.flops;
     }
-    plan->totals.memory_bytes = (uint64_t)(base + greater(streams * x + memory, verify_bytes(plan)));
+    memory = greater(streams * x + memory, reverse.kept + reverse.memory);
+    spilled = greater(spilled, reverse.memory);
+    plan->totals.flops += reverse.flops;
+    plan->totals.memory_bytes = (uint64_t)(base + greater(memory, verify_bytes(plan)));
     plan->totals.least_memory_bytes = (uint64_t)(base + greater(spilled, verify_bytes(plan)));
-    plan->totals.spill_bytes = (uint64_t)(streams * (x + kept));
-    plan->totals.passes = plan->windows.count > 0;
+    plan->totals.spill_bytes = (uint64_t)greater(streams * (x + kept), reverse.kept);
+    plan->totals.passes = measures + (reverse.flops > 0 ? 2 : 0); /* forward and back */
 }
 
 /* Activations go to files only where they must. */
@@ -202,10 +236,12 @@ qnt_status qnti_plan_estimate(struct qnt_plan *plan)
         quantized += (double)target->source->rows * (double)target->source->cols;
         plan->store_bytes += bytes + bytes / 8;
     }
+    for (size_t b = 0; b < plan->job.source->config.blocks; b++)
+        plan->fisher_bytes += qnti_fisher_bytes(plan, b);
     plan->totals.bits_per_weight = quantized > 0 ? quantized_bits / quantized : 0;
     if (!plan->job.format->folder && plan->job.format->bytes)
         QNT_TRY(plan->job.format->bytes(&plan->job, &plan->totals.output_bytes));
-    plan->totals.disk_bytes = plan->totals.output_bytes + plan->store_bytes;
+    plan->totals.disk_bytes = plan->totals.output_bytes + plan->store_bytes + plan->fisher_bytes;
     estimate_work(plan);
     return apply_limit(plan);
 }

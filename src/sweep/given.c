@@ -26,6 +26,9 @@ qnt_status qnti_statistics_suffice(qnt_context *ctx, const qnt_recipe *recipe)
     if (needs & QNTI_NEED_REPLAY)
         return qnti_fail(ctx, QNT_INVALID, "recipe %s needs the tokens once more behind its earlier stages: a file of "
                          "statistics does not have them, it needs the text", qnt_recipe_text(recipe));
+    if (needs & QNTI_NEED_FISHER)
+        return qnti_fail(ctx, QNT_INVALID, "recipe %s needs Fisher information, which statistics of inputs do not "
+                         "have: it needs the text, or weighting=importance", qnt_recipe_text(recipe));
     return QNT_OK;
 }
 
@@ -178,7 +181,7 @@ static enum qnti_site site_of(enum qnti_role role)
 static qnt_status check_target(const struct qnt_plan *plan, size_t index)
 {
     const struct qnti_target *t = &plan->job.targets[index];
-    unsigned wanted = qnti_recipe_needs(plan->recipes[index]) & ~(unsigned)QNTI_NEED_SAMPLES, missing;
+    unsigned wanted = qnti_recipe_needs(plan->recipes[index]) & QNTI_GATHERED & ~(unsigned)QNTI_NEED_SAMPLES, missing;
     const char *path = plan->options.calibration;
     char name[QNTI_LAYER_NAME_BYTES];
     struct qnti_calib_head head;

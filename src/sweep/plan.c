@@ -23,6 +23,32 @@ static qnt_status default_method(const struct qnt_plan *plan, const char **metho
     return QNT_OK;
 }
 
+/* What a recipe needs of the calibration must be given; `tensor`: the one that it is for, or NULL: all. */
+static qnt_status check_calibration(const struct qnt_plan *plan, const qnt_recipe *recipe, const char *tensor)
+{
+    unsigned needs = qnti_recipe_needs(recipe);
+    const char *text = qnt_recipe_text(recipe), *where = tensor ? tensor : "", *colon = tensor ? ": " : "";
+    if (plan->options.importance)
+        needs &= ~(unsigned)QNTI_NEED_IMPORTANCE;
+    if (plan->options.calibration || !needs)
+        return QNT_OK;
+    if (needs & QNTI_NEED_FISHER)
+        return qnti_fail(plan->ctx, QNT_INVALID,
+                         "%s%smethod %s needs the Fisher information of a calibration text: give --calib FILE (or "
+                         "weighting=importance, for which --imatrix will do)", where, colon, text);
+    return qnti_fail(plan->ctx, QNT_INVALID, "%s%smethod %s needs calibration text: give --calib FILE", where, colon,
+                     text);
+}
+
+/* Parameters of single layers may need more than the recipe does. */
+static qnt_status check_calibrations(const struct qnt_plan *plan)
+{
+    for (size_t t = 0; t < plan->job.count; t++)
+        if (plan->recipes[t])
+            QNT_TRY(check_calibration(plan, plan->recipes[t], plan->job.targets[t].source->name));
+    return QNT_OK;
+}
+
 static qnt_status make_recipe(struct qnt_plan *plan)
 {
     const qnt_quantize_options *o = &plan->options;
@@ -44,10 +70,7 @@ static qnt_status make_recipe(struct qnt_plan *plan)
         key[equals - o->settings[i]] = 0;
         QNT_TRY(qnt_recipe_set(plan->recipe, key, equals + 1));
     }
-    if (qnt_recipe_needs_calibration(plan->recipe) && !o->calibration)
-        return qnti_fail(plan->ctx, QNT_INVALID, "method %s needs calibration text: give --calib FILE",
-                         qnt_recipe_text(plan->recipe));
-    return QNT_OK;
+    return check_calibration(plan, plan->recipe, NULL);
 }
 
 /* "weights: gptq; correct: gptq", of the first layer that is quantized: its recipe has the format's preferences. */
@@ -201,6 +224,7 @@ static qnt_status fill_job(struct qnt_plan *plan)
     QNT_TRY(QNTI_NEW(plan->ctx, job->count, &plan->recipes));
     QNT_TRY(QNTI_NEW(plan->ctx, job->count, &plan->outcomes));
     QNT_TRY(qnti_targets_recipes(plan));
+    QNT_TRY(check_calibrations(plan));
     QNT_TRY(check_source(plan));
     QNT_TRY(check_none(plan));
     return check_strict(plan);

@@ -8,6 +8,7 @@
 #include "sweep/sweep.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include "base/clock.h"
 #include "eval/text.h"
@@ -101,13 +102,24 @@ static qnt_status enter_work(struct qnt_plan *plan)
     return plan->already && status == QNT_EXISTS ? QNT_OK : status; /* that folder serves another run */
 }
 
+static qnt_status make_blocks(struct qnt_plan *plan)
+{
+    double begin = 0.02;
+    size_t first;
+    if (qnti_plan_needs_fisher(plan, &first)) {
+        begin_phase(plan, "fisher", begin, 0.6);
+        QNT_TRY(qnti_reverse_run(plan));
+        begin = 0.6;
+    }
+    begin_phase(plan, "quantize", begin, 0.9);
+    return qnti_sweep_run(plan);
+}
+
 static qnt_status make_output(struct qnt_plan *plan)
 {
     QNT_TRY(qnti_work_check_disk(plan));
-    if (plan->work.held) {
-        begin_phase(plan, "quantize", 0.02, 0.9);
-        QNT_TRY(qnti_sweep_run(plan));
-    }
+    if (plan->work.held)
+        QNT_TRY(make_blocks(plan));
     begin_phase(plan, "write", 0.9, 0.97);
     QNT_TRY(plan->job.format->write(&plan->job, plan->options.output));
     plan->complete = true;
@@ -131,22 +143,34 @@ static qnt_status run_phases(struct qnt_plan *plan)
 
 /* --- the end --- */
 
+/* What a run that ends early leaves: finished blocks, or, before the first, what they will be quantized by. */
+static void tell_kept(const struct qnt_plan *plan, qnt_status status)
+{
+    static const char *const kept[] = {"Fisher information of %zu of %zu blocks is finished and stays in %s",
+                                       "%zu of %zu blocks are finished and stay in %s"};
+    size_t done = plan->work.count ? plan->work.count : plan->work.fisher_count;
+    char text[512];
+    if (!done || !plan->work.held)
+        return;
+    snprintf(text, sizeof text, kept[plan->work.count > 0], done, plan->job.source->config.blocks,
+             plan->work.path);
+    if (status == QNT_CANCELLED)
+        qnti_fail(plan->ctx, status, "stopped; %s, the same command goes on", text);
+    else
+        qnti_log(plan->ctx, QNT_LOG_WARNING, "%s, the same command goes on", text);
+}
+
 /* What is worth keeping, and what whoever stopped the run should know. */
 static void end(struct qnt_plan *plan, qnt_status status)
 {
-    size_t blocks = plan->job.source->config.blocks, done = plan->work.count;
     bool stopped = status == QNT_CANCELLED, keep = plan->work.kept;
     if (status != QNT_OK)
-        keep = plan->complete ? !stopped : done > 0;
+        keep = plan->complete ? !stopped : plan->work.count + plan->work.fisher_count > 0;
     if (stopped && plan->complete)
         qnti_fail(plan->ctx, status, "stopped; %s is complete, only its comparison with the source is not",
                   plan->options.output);
-    else if (stopped && done && plan->work.held)
-        qnti_fail(plan->ctx, status, "stopped; %zu of %zu blocks are finished and stay in %s, the same command goes on",
-                  done, blocks, plan->work.path);
-    else if (status != QNT_OK && done && plan->work.held)
-        qnti_log(plan->ctx, QNT_LOG_WARNING, "%zu of %zu blocks are finished and stay in %s, the same command goes on",
-                 done, blocks, plan->work.path);
+    else if (status != QNT_OK)
+        tell_kept(plan, status);
     qnti_work_close(plan, keep);
 }
 

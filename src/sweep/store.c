@@ -20,7 +20,7 @@
 #include "file/output.h"
 #include "pack/native.h"
 
-static qnt_status block_path(struct qnt_plan *plan, size_t block, const char *suffix, char **path)
+qnt_status qnti_block_path(struct qnt_plan *plan, size_t block, const char *suffix, char **path)
 {
     char name[64];
     snprintf(name, sizeof name, "block-%05zu.%s", block, suffix);
@@ -119,8 +119,8 @@ qnt_status qnti_store_block(struct qnt_plan *plan, size_t block, qnt_qlinear *co
     for (size_t role = 0; role < QNTI_ROLES; role++)
         if (layers[role])
             QNT_CHECK(qnti_native_add(plan->ctx, layers[role], &tensors));
-    QNT_CHECK(block_path(plan, block, "safetensors", &path));
-    QNT_CHECK(block_path(plan, block, "json", &description));
+    QNT_CHECK(qnti_block_path(plan, block, "safetensors", &path));
+    QNT_CHECK(qnti_block_path(plan, block, "json", &description));
     QNT_CHECK(write_tensors(plan, path, &tensors, floats, changed));
     QNT_CHECK(write_description(plan, block, path, description));
     plan->work.finished[block] = true;
@@ -166,8 +166,8 @@ qnt_status qnti_store_finished(struct qnt_plan *plan, size_t block, bool *finish
     char *path = NULL, *description = NULL;
     qnt_status status;
     *finished = false;
-    QNT_CHECK(block_path(plan, block, "safetensors", &path));
-    QNT_CHECK(block_path(plan, block, "json", &description));
+    QNT_CHECK(qnti_block_path(plan, block, "safetensors", &path));
+    QNT_CHECK(qnti_block_path(plan, block, "json", &description));
     if (!qnti_path_exists(path) || !qnti_path_exists(description))
         goto cleanup;
     status = read_description(plan, block, path, description);
@@ -188,7 +188,7 @@ qnt_status qnti_store_read(struct qnt_plan *plan, size_t block, const struct qnt
     qnt_status status;
     if (!plan->open_block || plan->open_index != block) {
         qnti_store_close(plan);
-        QNT_TRY(block_path(plan, block, "safetensors", &path));
+        QNT_TRY(qnti_block_path(plan, block, "safetensors", &path));
         status = qnti_safetensors_open(plan->ctx, path, &plan->open_block);
         qnti_free(plan->ctx, path);
         QNT_TRY(status);

@@ -5,7 +5,8 @@
  * from block to block. In a block each site's input is made once, measured,
  * and, where a residual follows, kept until its linears are quantized; so
  * every linear runs once, already quantized. A recipe that needs pairs carries
- * a second stream with the source's weights in step. A block that an earlier
+ * a second stream with the source's weights in step; where all need Fisher
+ * information alone (reverse.c) there is no stream. A block that an earlier
  * run finished is only passed, by the same calls for each window, so that what
  * comes behind it is the same to the bit.
  */
@@ -41,6 +42,7 @@ struct sweep {
     qnt_calib *given[QNTI_SITES];/* from a file, behind the block's transforms */
     struct qnti_site_transforms transforms[QNTI_SITES];   /* of the block in hand */
     float *aligned;              /* [run][tokens][widest site] the source's inputs as the transforms would have them */
+    struct qnti_safetensors *fisher;     /* of the block, where a layer of it needs that */
 };
 
 static bool is_quantized(const struct sweep *s, enum qnti_role role)
@@ -209,6 +211,7 @@ static qnt_status quantize_run(struct sweep *s, enum qnti_site site, qnt_calib *
         layers[i].name = names[i];
         layers[i].weight = qnt_matrix_f32(s->quantized.block.weight[t->role], t->source->rows, t->source->cols);
         layers[i].calib = calib;
+        layers[i].fisher = qnti_fisher_of(s->fisher, t->source);
         layers[i].format = t->layout;
         layers[i].attention_score = t->role == QNTI_Q || t->role == QNTI_K;
     }
@@ -338,6 +341,8 @@ static qnt_status transform_block(struct sweep *s, uint64_t *changed)
 static qnt_status quantize_block(struct sweep *s)
 {
     uint64_t changed = s->plan->rotated ? UINT64_MAX : 0;
+    if (qnti_fisher_roles(s->plan, s->index))
+        QNT_TRY(qnti_fisher_open(s->plan, s->index, &s->fisher));
     QNT_TRY(transform_block(s, &changed));
     for (enum qnti_site site = 0; site < QNTI_SITES; site++)
         QNT_TRY(sweep_site(s, site));
@@ -374,6 +379,9 @@ cleanup:
     qnti_block_free(&s->quantized.block);
     qnti_block_free(&s->source.block);
     free_layers(s);
+    if (s->fisher)
+        qnti_safetensors_close(s->fisher);
+    s->fisher = NULL;
     return status;
 }
 
@@ -445,7 +453,7 @@ qnt_status qnti_sweep_run(struct qnt_plan *plan)
                       .spill = plan->spills ? plan->work.path : NULL};
     qnt_status status;
     s.config = &s.model->config;
-    s.calibrated = s.windows > 0;
+    s.calibrated = qnti_plan_measures(plan);
     s.run = s.calibrated ? qnti_max(QNTI_ADDED_TOKENS / s.tokens, 1) : 1;
     s.paired = s.calibrated && qnt_recipe_needs_pairs(plan->recipe);
     status = plan->work.count < s.config->blocks ? sweep_all(&s) : QNT_OK;

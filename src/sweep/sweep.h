@@ -38,8 +38,9 @@ struct qnti_work {
     bool kept;                          /* for another plan of the same blocks, also at the end */
     int lock;                           /* descriptor, while held */
     char *lock_path, *plan_path;
-    bool *finished;                     /* [blocks]: their files are whole */
+    bool *finished, *fisher;            /* [blocks]: their files are whole; those of their Fisher information */
     size_t count, resumed;              /* blocks that are finished; that were when the run began */
+    size_t fisher_count;
 };
 
 struct json_t;
@@ -70,7 +71,7 @@ struct qnt_plan {
     char *stages;
     struct json_t *identity;            /* of the blocks: what plan.json holds */
     char hash[QNTI_HASH_BYTES];         /* of blocks and output: what the output carries */
-    uint64_t store_bytes;               /* of the work folder's blocks, estimated */
+    uint64_t store_bytes, fisher_bytes; /* of the work folder's blocks, estimated, and their Fisher information */
     bool spills;                        /* activations lie in files */
     struct qnti_outcome *outcomes;      /* [job.count] */
     struct qnti_safetensors *open_block;/* of the work folder, while a format is written */
@@ -146,7 +147,29 @@ qnt_status qnti_work_check_disk(const struct qnt_plan *plan);
 void qnti_work_close(struct qnt_plan *plan, bool keep);
 void qnti_work_free(struct qnt_plan *plan);
 
+/* --- fisher.c: Fisher information, and its files in the work folder --- */
+/* Roles of the block whose recipes need it: bits. */
+unsigned qnti_fisher_roles(const struct qnt_plan *plan, size_t block);
+/* Whether a layer needs it; the lowest block that has one. */
+bool qnti_plan_needs_fisher(const struct qnt_plan *plan, size_t *first);
+/* Whether a layer has a use for inputs, as they are behind quantized blocks: all but those that need Fisher alone. */
+bool qnti_plan_measures(const struct qnt_plan *plan);
+uint64_t qnti_fisher_bytes(const struct qnt_plan *plan, size_t block);
+/* fisher[role] (out, in) of the roles that need it. */
+qnt_status qnti_fisher_store(struct qnt_plan *plan, size_t block, float *const fisher[QNTI_ROLES]);
+/* Whether the block's file is there and whole. */
+qnt_status qnti_fisher_finished(struct qnt_plan *plan, size_t block, bool *finished);
+qnt_status qnti_fisher_open(struct qnt_plan *plan, size_t block, struct qnti_safetensors **file);
+/* Of a weight, (out, in); lives as long as the file. NULL: not there. */
+const float *qnti_fisher_of(const struct qnti_safetensors *file, const struct qnti_weight *w);
+
+/* --- reverse.c --- */
+/* Makes what is not there yet of the Fisher information of blocks that are not finished. */
+qnt_status qnti_reverse_run(struct qnt_plan *plan);
+
 /* --- store.c: finished blocks in the work folder --- */
+/* "block-N.SUFFIX" there, allocated. */
+qnt_status qnti_block_path(struct qnt_plan *plan, size_t block, const char *suffix, char **path);
 /*
  * Writes a block's file: layers[role] in native form (NULL: none), the outcomes of its targets, and of `floats` (NULL:
  * none) weights and biases that are no longer the source's, bit 2 * role + bias of `changed`.

@@ -5,6 +5,7 @@
  *   plan.json              what determines the blocks (identity.c)
  *   block-N.safetensors    a finished block (store.c)
  *   block-N.json
+ *   block-N.fisher.safetensors    what it is quantized by (fisher.c)
  *
  * Nothing else in the folder is ever touched.
  */
@@ -25,11 +26,12 @@
 
 /* --- files --- */
 
-/* Files of blocks by the patterns, temporary ones of a run that died included: counts them, and removes them. */
+/* Files of blocks by the patterns, temporary ones of a run that died included: counts results, removes all. */
 static size_t block_files(const struct qnt_plan *plan, bool remove)
 {
-    static const char *const patterns[] = {"block-*.json", "block-*.safetensors", ".block-*.partial-*",
-                                           ".plan.json.partial-*"};
+    static const char *const patterns[] = {"block-*.json", "block-*.fisher.safetensors", "block-*.safetensors",
+                                           ".block-*.partial-*", ".plan.json.partial-*"};
+    enum { RESULTS = 2 };
     DIR *folder = opendir(plan->work.path);
     const struct dirent *entry;
     size_t finished = 0;
@@ -37,7 +39,7 @@ static size_t block_files(const struct qnt_plan *plan, bool remove)
         for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
             if (fnmatch(patterns[i], entry->d_name, 0) != 0)
                 continue;
-            finished += i == 0;
+            finished += i < RESULTS;
             if (remove)
                 unlinkat(dirfd(folder), entry->d_name, 0);
         }
@@ -51,6 +53,8 @@ static qnt_status find_finished(struct qnt_plan *plan)
     for (size_t b = 0; b < plan->job.source->config.blocks; b++) {
         QNT_TRY(qnti_store_finished(plan, b, &plan->work.finished[b]));
         plan->work.count += plan->work.finished[b];
+        QNT_TRY(qnti_fisher_finished(plan, b, &plan->work.fisher[b]));
+        plan->work.fisher_count += plan->work.fisher[b];
         QNT_TRY(qnti_cancelled(plan->ctx));
     }
     plan->work.resumed = plan->work.count;
@@ -111,8 +115,9 @@ static qnt_status prepare(struct qnt_plan *plan)
 {
     struct qnti_work *work = &plan->work;
     qnti_work_free(plan);
-    work->count = work->resumed = 0;
+    work->count = work->resumed = work->fisher_count = 0;
     QNT_TRY(QNTI_NEW(plan->ctx, plan->job.source->config.blocks, &work->finished));
+    QNT_TRY(QNTI_NEW(plan->ctx, plan->job.source->config.blocks, &work->fisher));
     QNT_TRY(qnti_path_join(plan->ctx, work->path, "lock", &work->lock_path));
     return qnti_path_join(plan->ctx, work->path, "plan.json", &work->plan_path);
 }
@@ -149,6 +154,8 @@ qnt_status qnti_work_check_disk(const struct qnt_plan *plan)
     bool same = true;
     if (work->held && work->count < blocks)
         needed = plan->store_bytes / blocks * (blocks - work->count) + (plan->spills ? plan->totals.spill_bytes : 0);
+    for (size_t b = 0; work->held && b < blocks; b++)
+        needed += work->finished[b] || work->fisher[b] ? 0 : qnti_fisher_bytes(plan, b);
     if (needed)
         QNT_TRY(qnti_same_disk(plan->ctx, work->path, plan->options.output, &same));
     if (same)
@@ -179,9 +186,10 @@ void qnti_work_free(struct qnt_plan *plan)
 {
     struct qnti_work *work = &plan->work;
     qnti_free(plan->ctx, work->finished);
+    qnti_free(plan->ctx, work->fisher);
     qnti_free(plan->ctx, work->lock_path);
     qnti_free(plan->ctx, work->plan_path);
-    work->finished = NULL;
+    work->finished = work->fisher = NULL;
     work->lock_path = work->plan_path = NULL;
 }
 
