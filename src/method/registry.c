@@ -11,6 +11,9 @@
     X(awq)         \
     X(smoothquant) \
     X(llm_int8)    \
+    X(easyquant)   \
+    X(hqq)         \
+    X(bnb4)        \
     X(refine)
 
 #define DECLARE(name) extern const struct qnti_method qnti_method_##name;
