@@ -166,6 +166,8 @@ struct qnti_grid qnti_affine_grid(const struct qnti_kernels *kernels, unsigned b
 extern const struct qnti_grid_kind qnti_codebook_kind;
 extern const struct qnti_codebook qnti_nf4, qnti_fp4;  /* bitsandbytes' 4 bits */
 extern const struct qnti_codebook qnti_dynamic8;       /* bitsandbytes' dynamic map, for scales that are codes */
+/* Whether these are the codebook's levels. */
+bool qnti_codebook_is(const struct qnti_codebook *book, unsigned bits, const float *table);
 /* The grid of a codebook in runs of `block` numbers of the flattened matrix. */
 struct qnti_grid qnti_codebook_grid(const struct qnti_kernels *kernels, const struct qnti_codebook *book, size_t block,
                                     qnt_dtype scale_type);

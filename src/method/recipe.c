@@ -282,6 +282,8 @@ static qnt_status leave_out_activations(qnt_recipe *recipe, const struct qnti_la
     const struct qnti_recipe_step *step;
     if (s < 0 || qnti_layout_at_run_time(layout))
         return QNT_OK;
+    if (layout->methods && s == recipe->provider[QNTI_STAGE_WEIGHTS]) /* they come with the grid */
+        return QNT_OK;
     step = &recipe->steps[s];
     for (size_t i = 0; i < step->method->table.count; i++)
         if ((step->given >> i & 1) && strncmp(step->method->table.rows[i].name, "act_", 4) == 0)
@@ -299,7 +301,7 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
     const struct qnti_recipe_step *weights = qnti_recipe_weights(recipe);
     qnt_status status;
     *adapted = NULL;
-    if (layout && (layout->ggml || layout->limits) && !weights->method->grid)
+    if (layout && !qnti_layout_takes(layout, weights->method->name) && (layout->methods || !weights->method->grid))
         return qnti_fail(recipe->ctx, QNT_UNSUPPORTED,
                          "method %s has a grid of its own, which format %s cannot hold; native can hold any",
                          weights->method->name, layout->name);

@@ -29,6 +29,8 @@ static const struct qnti_affine_limits gptq_v1 = {WIDTHS_2348, 1, true, false, 3
 static const struct qnti_affine_limits gptq_v2 = {WIDTHS_2348, 0, true, false, 32, 32};
 static const struct qnti_affine_limits awq = {1u << 4, 0, false, true, 1, 8};
 
+static const char *const bnb_methods[] = {"bnb4", "llm_int8", NULL};
+
 #define FLOATS(type, words, scales)                                                                                    \
     {                                                                                                                  \
         .name = "gguf:" type, .title = words, .ggml = type, .scale_type = scales, .packer = &qnti_block_packer         \
@@ -61,6 +63,8 @@ static const struct qnti_layout layouts[] = {
      .packer = &qnti_gptq_packer},
     {.name = "awq", .title = "4 bits with zeros, GEMM order", .scale_type = QNT_F16,
      .preferred = "bits=4,group_size=128,sym=false", .limits = &awq, .packer = &qnti_awq_packer},
+    {.name = "bnb", .title = "bitsandbytes: NF4, FP4, or 8 bits with outliers at run time", .scale_type = QNT_F32,
+     .methods = bnb_methods, .packer = &qnti_bnb_packer},
 };
 
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
@@ -97,7 +101,15 @@ bool qnti_layout_grid(const struct qnti_layout *layout, const struct qnti_kernel
 
 bool qnti_layout_at_run_time(const struct qnti_layout *layout)
 {
-    return !layout || (!layout->ggml && !layout->limits);
+    return !layout || (!layout->ggml && !layout->limits && !layout->methods);
+}
+
+bool qnti_layout_takes(const struct qnti_layout *layout, const char *method)
+{
+    const char *const *name = layout->methods;
+    while (name && *name && strcmp(*name, method) != 0)
+        name++;
+    return name ? *name != NULL : !layout->ggml && !layout->limits;
 }
 
 /* Columns of which a width must be a multiple. */
@@ -133,7 +145,7 @@ const char *qnti_layout_misfit(const struct qnti_layout *layout, size_t out, siz
 
 static bool accepts(const struct qnti_layout *layout, const char *parameter, double value)
 {
-    if (layout->ggml)
+    if (layout->ggml || layout->methods)
         return false;
     if (!layout->limits)
         return true;
@@ -159,8 +171,9 @@ qnt_status qnti_layout_accepts(qnt_context *ctx, const struct qnti_layout *layou
 
 /* --- whether a layer can be held --- */
 
-static const char *part_beside_grid(const qnt_qlinear *q)
+static const char *part_beside_grid(const struct qnti_layout *layout, const qnt_qlinear *q)
 {
+    bool own_inputs = q->act && layout->packer->inputs && layout->packer->inputs(q->act);
     if (q->segment_count != 1)
         return "several segments";
     if (q->sparse.count)
@@ -171,7 +184,7 @@ static const char *part_beside_grid(const qnt_qlinear *q)
         return "a copy of all weights";
     if (!qnti_transform_is_identity(&q->transform))
         return "a run-time transform";
-    if (q->act || q->segments[0].act)
+    if ((q->act && !own_inputs) || q->segments[0].act)
         return "an activation quantizer";
     return q->output ? "an output quantizer" : NULL;
 }
@@ -257,14 +270,18 @@ static qnt_status holds_affine(const struct qnti_layout *layout, const qnt_qline
 qnt_status qnti_layout_holds(const struct qnti_layout *layout, const qnt_qlinear *q)
 {
     const char *part;
-    if (!layout->ggml && !layout->limits)
+    if (!layout->packer)
         return QNT_OK;
     QNT_TRY(qnti_layout_width(q->ctx, layout, q->name, q->in));
-    part = part_beside_grid(q);
+    part = part_beside_grid(layout, q);
+    if (!part && layout->packer->misfit)
+        part = layout->packer->misfit(q);
     if (part)
         return qnti_fail(q->ctx, QNT_UNSUPPORTED, "layer %s: format %s cannot hold %s; native can", q->name,
                          layout->name, part);
-    return layout->ggml ? holds_grid(layout, q) : holds_affine(layout, q);
+    if (layout->ggml)
+        return holds_grid(layout, q);
+    return layout->limits ? holds_affine(layout, q) : QNT_OK;
 }
 
 bool qnt_layout_get(size_t index, qnt_layout_info *info)

@@ -306,8 +306,8 @@ static qnt_status read_act(const struct reader *r, const char *suffix, size_t co
     QNT_TRY(read_grid(&inner, &grid, &grid_rows, &grid_cols, &value));
     if (grid_cols != cols)
         return bad(r, name, "is not of the layer's width");
-    if (grid.form == QNTI_FORM_CODEBOOK)
-        return bad(r, name, "has a codebook, which activations cannot have");
+    if (grid.form == QNTI_FORM_CODEBOOK || grid.map.kind == QNTI_MAP_STRIDED)
+        return bad(r, name, "has a codebook or strided groups, which activations cannot have");
     if (grid.map.kind == QNTI_MAP_INDEX)
         QNT_CHECK(read_index(&inner, cols, grid.map.index_groups, &index));
     grid.map.index = index;

@@ -41,6 +41,8 @@ struct sweep {
     size_t count, top;            /* buckets; the number of the highest one */
     struct bucket *bucket;        /* [count], from the highest scales down */
     double *half;                 /* [levels to one side] 1 / (m + 1/2) */
+    struct breakpoint *point;     /* [capacity] of the buckets that are sorted */
+    size_t capacity;
     double best, scale;
 };
 
@@ -74,11 +76,10 @@ static size_t levels_of(const struct sweep *t, float x)
 /* The minimum of a parabola that belongs to levels of its own: E is nowhere above it. */
 static void consider(struct sweep *t, double a, double b)
 {
-    double error = a > 0 ? t->c - b * b / a : t->c;
-    if (a > 0 && b > 0 && error < t->best - GAIN * t->c) {
-        t->best = error;
-        t->scale = b / a;
-    }
+    if (b * b <= (t->c * (1 + GAIN) - t->best) * a) /* c - b^2 / a is no less, without a quotient */
+        return;
+    t->best = t->c - b * b / a;
+    t->scale = b / a;
 }
 
 static void count_breakpoints(struct sweep *t)
@@ -133,8 +134,24 @@ static int falling(const void *x, const void *y)
     return a->x < b->x ? 1 : a->x > b->x ? -1 : 0;
 }
 
-/* Breakpoints of the buckets [first, end); how many. */
-static size_t gather(const struct sweep *t, size_t first, size_t end, struct breakpoint *points)
+static void sort_points(struct breakpoint *point, size_t count)
+{
+    enum { FEW = 48 };
+    if (count > FEW) {
+        qsort(point, count, sizeof *point, falling);
+        return;
+    }
+    for (size_t i = 1; i < count; i++) {
+        struct breakpoint p = point[i];
+        size_t k = i;
+        for (; k > 0 && falling(&point[k - 1], &p) > 0; k--)
+            point[k] = point[k - 1];
+        point[k] = p;
+    }
+}
+
+/* Breakpoints of the buckets [first, end): how many there are, and as many of them as there is room for. */
+static size_t gather(struct sweep *t, size_t first, size_t end)
 {
     double high = upper_end(t, first), low = upper_end(t, end);
     size_t count = 0;
@@ -149,8 +166,8 @@ static size_t gather(const struct sweep *t, size_t first, size_t end, struct bre
                 break;
             if (k < first)
                 continue;
-            if (points)
-                points[count] = (struct breakpoint){s, x, (double)(2 * m + 1)};
+            if (count < t->capacity)
+                t->point[count] = (struct breakpoint){s, x, (double)(2 * m + 1)};
             count++;
         }
     }
@@ -160,22 +177,25 @@ static size_t gather(const struct sweep *t, size_t first, size_t end, struct bre
 /* The parabola behind each breakpoint of these buckets. */
 static qnt_status walk(struct sweep *t, size_t first, size_t end)
 {
-    struct breakpoint *points;
-    size_t count = gather(t, first, end, NULL);
+    size_t count = gather(t, first, end);
     double a = 0, b = 0;
-    QNT_TRY(QNTI_NEW_RAW(t->ctx, count, &points));
-    gather(t, first, end, points);
-    qsort(points, count, sizeof *points, falling);
+    if (count > t->capacity) {
+        qnti_free(t->ctx, t->point);
+        t->capacity = 0;
+        QNT_TRY(QNTI_NEW_RAW(t->ctx, 2 * count, &t->point));
+        t->capacity = 2 * count;
+        gather(t, first, end);
+    }
+    sort_points(t->point, count);
     for (size_t k = 0; k < first; k++) {
         a += t->bucket[k].a;
         b += t->bucket[k].b;
     }
     for (size_t i = 0; i < count; i++) {
-        a += points[i].step;
-        b += points[i].x;
+        a += t->point[i].step;
+        b += t->point[i].x;
         consider(t, a, b);
     }
-    qnti_free(t->ctx, points);
     return QNT_OK;
 }
 
@@ -198,6 +218,7 @@ static void sweep_free(struct sweep *t)
 {
     qnti_free(t->ctx, t->bucket);
     qnti_free(t->ctx, t->half);
+    qnti_free(t->ctx, t->point);
 }
 
 /* One group; false: nothing but zeros. */
