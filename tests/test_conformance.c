@@ -41,6 +41,8 @@ static const char *const settings[][6] = {
     {"act_order=true", "static_groups=true", "refine_passes=2", "refit_scales=true", "group_size=24"},
     {"asymmetric=true", "damp=0", "bits=16", "group_size=5"},
     {"act_group_aware=true", "group_size=16", "refit_scales=true", "sym=true"},
+    {"axis=0", "optimizer=adam", "format=fp4", "double_quant=true", "block_size=32", "iterations=3"},
+    {"bits=8", "solver=v2", "scale_update=true", "per_group_stop=true", "scale_search=true", "outlier_threshold=0"},
 };
 
 enum { TOKENS = 37, CONTEXTS = 4 };

@@ -44,6 +44,7 @@ for format in $formats; do
     bits=$(bits_of "$format")
     case $format in
     gguf:*32 | gguf:*16) method=none most=1e-6 ;;
+    bnb) method=bnb4 most=$(limit "$bits") ;;
     *) method=rtn most=$(limit "$bits") ;;
     esac
     case $format in native) settings="--group-size 32" ;; *) settings= ;; esac
@@ -58,8 +59,8 @@ echo "# each method"
 for method in $methods; do
     for format in gguf:q4_0 native; do
         case "$format $method" in
-        gguf*llm_int8) # a grid of its own, no format's
-            refuses "$method to $format" llm_int8 gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format
+        gguf*llm_int8 | gguf*easyquant | gguf*hqq | gguf*bnb4) # a grid of its own, no format's
+            refuses "$method to $format" "$method" gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format
             continue
             ;;
         native*rtn | native*gptq | native*awq) settings="--group-size 32" ;;

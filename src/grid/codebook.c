@@ -21,7 +21,13 @@ static const float nf4_level[16] = {
     0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
     0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f,
 };
-const struct qnti_codebook qnti_nf4 = {"nf4", 4, nf4_level, NULL, NULL};
+/* The kernel's decimals: four of them are not the f32 midpoints, but the other f32 as near to the exact ones. */
+static const float nf4_bound[15] = {
+    -0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f, -0.23460740596055984f,
+    -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f, 0.1202552504837513f, 0.2035212516784668f,
+    0.2920137718319893f, 0.3893125355243683f, 0.5016634166240692f, 0.6427869200706482f, 0.8614784181118011f,
+};
+const struct qnti_codebook qnti_nf4 = {"nf4", 4, nf4_level, nf4_bound, NULL};
 
 /* By pattern: bit 3 is the sign; the negative zero is +0 in the authors' table. */
 static const float fp4_level[16] = {

@@ -69,7 +69,7 @@ struct qnti_codebook {
     const char *name;
     unsigned bits;
     const float *level;           /* [2^bits] by code */
-    const float *bound;           /* [2^bits - 1] ascending */
+    const float *bound;           /* [2^bits - 1] ascending; NULL: midpoints of neighbours */
     const uint8_t *code;          /* [2^bits] by rank; NULL: the rank itself */
 };
 
@@ -136,7 +136,7 @@ void qnti_numbers_values(const struct qnti_numbers *numbers, size_t r, size_t c,
 void qnti_numbers_settle(struct qnti_numbers *numbers);
 void qnti_numbers_put_codes(struct qnti_numbers *numbers, size_t r, size_t c, size_t n, const uint16_t *code);
 void qnti_numbers_get_codes(const struct qnti_numbers *numbers, size_t r, size_t c, size_t n, uint16_t *code);
-/* Codes of 4 bits over the flattened matrix, the first of two in the high half; an odd last one beside the code of 0. */
+/* Codes of 4 bits over the flattened matrix, the first of two in the high half, an odd last one beside that of 0. */
 void qnti_numbers_nibbles(const struct qnti_numbers *numbers, uint8_t *bytes);
 uint16_t qnti_numbers_code(const struct qnti_numbers *numbers, size_t r, size_t c);
 /* Bits that all of it takes when stored: codes at their width, scales, offsets, codebooks, index. */

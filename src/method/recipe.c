@@ -294,6 +294,27 @@ static qnt_status leave_out_activations(qnt_recipe *recipe, const struct qnti_la
     return QNT_OK;
 }
 
+/* A method whose grids the layout does not take, or that does not ask which the layout has. */
+static qnt_status check_takes(qnt_context *ctx, const struct qnti_layout *layout, const struct qnti_method *method)
+{
+    struct qnti_buffer list = {0};
+    if (qnti_layout_takes(layout, method->name) || (!layout->methods && method->grid))
+        return QNT_OK;
+    if (!layout->methods)
+        return qnti_fail(ctx, QNT_UNSUPPORTED,
+                         "method %s has a grid of its own, which format %s cannot hold; native can hold any",
+                         method->name, layout->name);
+    for (const char *const *name = layout->methods; *name; name++)
+        if (qnti_buffer_print(ctx, &list, "%s%s", list.bytes ? ", " : "", *name) != QNT_OK) {
+            qnti_buffer_free(ctx, &list);
+            return QNT_NO_MEMORY;
+        }
+    qnti_fail(ctx, QNT_UNSUPPORTED, "format %s holds the grids of %s, not that of method %s; native can hold any",
+              layout->name, list.data, method->name);
+    qnti_buffer_free(ctx, &list);
+    return QNT_UNSUPPORTED;
+}
+
 qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, qnt_recipe **adapted)
 {
     static const char *const prescribed[] = {"bits", "group_size", "sym",     "sym_grid",
@@ -301,10 +322,8 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
     const struct qnti_recipe_step *weights = qnti_recipe_weights(recipe);
     qnt_status status;
     *adapted = NULL;
-    if (layout && !qnti_layout_takes(layout, weights->method->name) && (layout->methods || !weights->method->grid))
-        return qnti_fail(recipe->ctx, QNT_UNSUPPORTED,
-                         "method %s has a grid of its own, which format %s cannot hold; native can hold any",
-                         weights->method->name, layout->name);
+    if (layout)
+        QNT_TRY(check_takes(recipe->ctx, layout, weights->method));
     for (size_t i = 0; layout && layout->ggml && i < sizeof prescribed / sizeof *prescribed; i++)
         if (qnti_recipe_given(weights, prescribed[i]))
             return qnti_fail(recipe->ctx, QNT_INVALID,

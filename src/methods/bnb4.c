@@ -42,7 +42,8 @@ static qnt_status nest(qnt_context *ctx, struct qnti_numbers *w, bool *flips)
     return status;
 }
 
-static qnt_status fill(struct qnti_job *job, const struct bnb4_params *p, const struct qnti_grid *nested, qnt_qlinear *q)
+static qnt_status fill(struct qnti_job *job, const struct bnb4_params *p, const struct qnti_grid *nested,
+                       qnt_qlinear *q)
 {
     struct qnti_grid grid = qnti_codebook_grid(job->kernels, p->format == FORMAT_NF4 ? &qnti_nf4 : &qnti_fp4,
                                                (size_t)p->block_size, QNT_F32);

@@ -61,7 +61,7 @@ static qnt_status get_codes(const qnt_qlinear *q, qnt_part *part)
     return QNT_OK;
 }
 
-/* Levels of a codebook in runs over the flattened matrix: the scales are then shown as the blocks' largest magnitudes. */
+/* Levels of a codebook in runs over the flattened matrix: its scales are shown as the maxima of blocks. */
 static bool in_blocks(const qnt_qlinear *q)
 {
     const struct qnti_segment *s = main_segment(q);

@@ -9,7 +9,7 @@
 
 /* --- recipe and targets --- */
 
-/* What the user did not name: the format's own method, rtn without calibration, or what its layout is best filled by. */
+/* What the user did not name: the format's own method; rtn without calibration; what its layout is best filled by. */
 static qnt_status default_method(const struct qnt_plan *plan, const char **method)
 {
     const char *format = plan->options.format ? plan->options.format : "native";
