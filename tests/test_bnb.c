@@ -390,7 +390,9 @@ static void test_refusals(void **state)
     assert_fails(ctx, quantize_with(ctx, "hqq", "gptq", qnt_matrix_f32(w, OUT, IN), NULL, NULL, 0, &q), QNT_UNSUPPORTED,
                  "native can hold any");
     assert_fails(ctx, quantize_with(ctx, "llm_int8:outlier_weights=fp16", "bnb", qnt_matrix_f32(w, OUT, IN), NULL,
-                                    NULL, 0, &q), QNT_OK, "");
+                                    NULL, 0, &q), QNT_INVALID, "outlier_weights=fp16; native can");
+    assert_ok(ctx, quantize_with(ctx, "llm_int8:outlier_weights=fp16", NULL, qnt_matrix_f32(w, OUT, IN), NULL, NULL, 0,
+                                 &q));
     refuse(ctx, q, "a copy of all weights");
     qnt_qlinear_destroy(q);
     free(w);

@@ -315,6 +315,29 @@ static qnt_status check_takes(qnt_context *ctx, const struct qnti_layout *layout
     return QNT_UNSUPPORTED;
 }
 
+/* "key=value,key=value": results of a method with these cannot be held. */
+static qnt_status check_refused(qnt_context *ctx, const struct qnti_layout *layout,
+                                const struct qnti_recipe_step *step)
+{
+    const char *settings = layout->refused;
+    while (settings && *settings) {
+        char key[32], value[32], is[32];
+        const struct qnti_param *row;
+        int used = 0;
+        if (sscanf(settings, "%31[^=]=%31[^,]%n", key, value, &used) != 2)
+            return qnti_fail(ctx, QNT_INVALID, "\"%s\" is not key=value", settings);
+        settings += used + (settings[used] == ',');
+        row = qnti_param_find(&step->method->table, key);
+        if (!row)
+            continue;
+        qnti_param_print(row, step->params, is, sizeof is);
+        if (strcmp(is, value) == 0)
+            return qnti_fail(ctx, QNT_INVALID, "format %s cannot hold what method %s makes with %s=%s; native can",
+                             layout->name, step->method->name, key, value);
+    }
+    return QNT_OK;
+}
+
 qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, qnt_recipe **adapted)
 {
     static const char *const prescribed[] = {"bits", "group_size", "sym",     "sym_grid",
@@ -336,6 +359,8 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
         if (qnti_param_find(&weights->method->table, prescribed[i]))
             status = qnti_layout_accepts(recipe->ctx, layout, weights->method->name, prescribed[i],
                                          qnti_recipe_number(weights, prescribed[i], 0));
+    if (status == QNT_OK && layout)
+        status = check_refused(recipe->ctx, layout, weights);
     if (status == QNT_OK)
         status = leave_out_activations(*adapted, layout);
     if (status != QNT_OK) {

@@ -51,6 +51,7 @@ struct qnti_layout {
     const char *recipe;                  /* with calibration, where the user names none; NULL: gptq */
     const char *const *methods;          /* whose own grids it holds, no others, the first by default; NULL behind */
     const char *preferred;               /* "key=value,...": parameters where the user says nothing; or NULL */
+    const char *refused;                 /* "key=value,...": parameters whose results it cannot hold; or NULL */
     bool group_index;                    /* holds groups along an order of processing */
     const char *symmetric;               /* name of the layout that symmetric layers get instead, or NULL */
     const struct qnti_affine_limits *limits;   /* NULL: the grid is prescribed, or any will do */
