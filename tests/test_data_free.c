@@ -124,7 +124,7 @@ static void test_hqq_options(void **state)
     qnt_context_destroy(ctx);
 }
 
-/* axis=0: member k of group g is number g + k M of the flattened matrix; a group size that divides nothing is refused. */
+/* axis=0: member k of group g is number g + k M of the flattened matrix; a size that does not divide it is refused. */
 static void test_strided(void **state)
 {
     enum { OUT = 6, IN = 20, SIZE = 8, GROUPS = OUT * IN / SIZE };
@@ -286,7 +286,8 @@ static void test_bnb4_options(void **state)
 
 static void test_native(void **state)
 {
-    static const char *const recipes[] = {"bnb4", "bnb4:format=fp4,double_quant=true,block_size=32", "easyquant", "hqq"};
+    static const char *const recipes[] = {"bnb4", "bnb4:format=fp4,double_quant=true,block_size=32", "easyquant",
+                                          "hqq"};
     qnt_context *ctx = context_of(1);
     float *w = random_floats(7 * 45, 6, 0.1f);
     (void)state;
