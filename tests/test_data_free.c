@@ -163,6 +163,32 @@ static void test_strided(void **state)
     qnt_context_destroy(ctx);
 }
 
+static double output_error(qnt_context *ctx, const char *recipe, const float *w, const float *x)
+{
+    qnt_layer_report report = {0};
+    qnt_qlinear *q;
+    assert_ok(ctx, quantize_with(ctx, recipe, NULL, qnt_matrix_f32(w, 24, 64), x, NULL, 200, &q));
+    assert_ok(ctx, qnt_report(q, &report));
+    qnt_qlinear_destroy(q);
+    return report.output_error;
+}
+
+/* Descent goes on from real zeros, in rows and in strides; what stands outside the grid it leaves alone. */
+static void test_refined(void **state)
+{
+    qnt_context *ctx = context_of(1);
+    float *w = random_floats(24 * 64, 3, 0.1f), *x = random_tokens(200, 64, 4);
+    double none;
+    (void)state;
+    none = weight_error(ctx, "hqq:group_size=32", w, 24, 64); /* what unrelated inputs would make of it */
+    assert_true(output_error(ctx, "hqq:group_size=32,refine", w, x) < none);
+    assert_true(output_error(ctx, "hqq:axis=0,group_size=8,refine", w, x) < none);
+    assert_true(output_error(ctx, "easyquant,refine", w, x) < 2 * none);
+    free(w);
+    free(x);
+    qnt_context_destroy(ctx);
+}
+
 /* --- codebooks --- */
 
 /* dQuantizeFP4 of csrc/kernels.cu. */
@@ -315,7 +341,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_best_scale),  cmocka_unit_test(test_exact_scales), cmocka_unit_test(test_easyquant),
-        cmocka_unit_test(test_hqq_options), cmocka_unit_test(test_strided),      cmocka_unit_test(test_codes),
+        cmocka_unit_test(test_hqq_options), cmocka_unit_test(test_strided),      cmocka_unit_test(test_refined),
+        cmocka_unit_test(test_codes),
         cmocka_unit_test(test_dynamic_map), cmocka_unit_test(test_zero_blocks),  cmocka_unit_test(test_bnb4_options),
         cmocka_unit_test(test_native),
     };
