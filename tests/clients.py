@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Opens GPTQ and AWQ folders that quant writes with the programs that people load them with.
+"""Opens GPTQ, AWQ and bitsandbytes folders that quant writes with the programs that people load them with.
 
     python3 tests/clients.py build/bin/quant [MODEL]
 
 Every layer is also decoded here, by the formats' definitions alone (numpy), and the model of the decoded weights is
 evaluated: the tool must find the same perplexity in both. Clients that are not installed are skipped with a message:
-safetensors, gptqmodel, autoawq (its file packing_utils.py, which needs torch only), transformers with optimum. All of
-it runs on a CPU. One line a check, `N passed, N failed, N skipped` at the end; exit status 1 if one failed, 77 if numpy
+safetensors, gptqmodel, autoawq (its file packing_utils.py, which needs torch only), bitsandbytes, transformers (with
+optimum for GPTQ). All of it runs on a CPU. One line a check, `N passed, N failed, N skipped` at the end; exit status 1 if one failed, 77 if numpy
 is missing.
 """
 import importlib.util
@@ -30,7 +30,9 @@ except ImportError:
 
 DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "examples", "data")
 TEXT = os.path.join(DATA, "calibration.txt")
-TYPES = {"F32": np.float32, "F16": np.float16, "I32": np.int32}
+TYPES = {"F32": np.float32, "F16": np.float16, "I32": np.int32, "U8": np.uint8, "I8": np.int8,
+         "BF16": np.uint16}
+STATE = ".weight.quant_state.bitsandbytes__"
 CALIBRATED = ("--method", "gptq", "--calib", TEXT, "--samples", "4", "--seqlen", "64")
 NEAREST = ("--method", "rtn")
 
@@ -49,6 +51,10 @@ CASES += [
     ("awq defaults", "awq", CALIBRATED),
     ("awq sym", "awq", (*NEAREST, "--group-size", "64", "--set", "sym=true")),
     ("awq row", "awq", (*NEAREST, "--group-size", "0")),
+    ("bnb nf4", "bnb", ("--method", "bnb4")),
+    ("bnb nf4 nested defaults", "bnb", ("--method", "bnb4", "--set", "double_quant=true")),
+    ("bnb fp4 nested", "bnb", ("--method", "bnb4", "--set", "format=fp4", "--set", "double_quant=true", "--set", "block_size=32")),
+    ("bnb int8", "bnb", ("--method", "llm_int8")),
 ]
 
 counts = {"passed": 0, "failed": 0, "skipped": 0}
@@ -71,7 +77,8 @@ def read_file(path):
     for name, t in json.loads(data[8:8 + n]).items():
         if name != "__metadata__":
             begin, end = t["data_offsets"]
-            tensors[name] = np.frombuffer(data[8 + n + begin:8 + n + end], TYPES[t["dtype"]]).reshape(t["shape"])
+            x = np.frombuffer(data[8 + n + begin:8 + n + end], TYPES[t["dtype"]]).reshape(t["shape"])
+            tensors[name] = (x.astype(np.uint32) << 16).view(np.float32) if t["dtype"] == "BF16" else x
     return tensors
 
 def write_file(path, tensors):
@@ -110,8 +117,33 @@ def decode_awq(t, p, config):
     g = np.arange(len(code)) // (len(code) // len(scale))
     return ((code - zero[g]).astype(np.float32) * scale[g]).T.copy()
 
+def bnb_state(t, p):
+    """The kind of a layer of 4 bits and what its JSON says."""
+    for kind in ("nf4", "fp4"):
+        if p + STATE + kind in t:
+            return kind, json.loads(t[p + STATE + kind].tobytes())
+    return None, None
+
+def decode_bnb(t, p, config):
+    kind, state = bnb_state(t, p)
+    w = t[p + ".weight"]
+    if not kind:
+        return w.astype(np.float32) * (t[p + ".SCB"] / np.float32(127))[:, None]
+    out, width = state["shape"]
+    codes = np.stack([w.ravel() >> 4, w.ravel() & 15], -1).ravel()[:out * width]
+    maxima = t[p + ".weight.absmax"]
+    if "nested_blocksize" in state:
+        blocks = np.arange(len(maxima)) // state["nested_blocksize"]
+        maxima = (t[p + ".weight.nested_quant_map"][maxima] * t[p + ".weight.nested_absmax"][blocks]
+                  + np.float32(state["nested_offset"]))
+    values = t[p + ".weight.quant_map"][codes] * maxima[np.arange(out * width) // state["blocksize"]]
+    return values.reshape(out, width)
+
+DECODERS = {"awq": decode_awq, "bnb": decode_bnb}
+MARKS = (".qweight", ".weight.absmax", ".SCB")
+
 def layers_of(t):
-    return [n[:-len(".qweight")] for n in t if n.endswith(".qweight")]
+    return [n[:-len(mark)] for n in t for mark in MARKS if n.endswith(mark)]
 
 def decoded_folder(folder, plain, t, values):
     """The folder's model with plain F32 weights."""
@@ -123,7 +155,8 @@ def decoded_folder(folder, plain, t, values):
     config.pop("dtype", None)
     with open(os.path.join(plain, "config.json"), "w") as file:
         json.dump(config, file)
-    weights = {n: x.astype(np.float32) for n, x in t.items() if n.endswith((".weight", ".bias"))}
+    weights = {n: x.astype(np.float32) for n, x in t.items()
+               if n.endswith((".weight", ".bias")) and n[:-len(".weight")] not in values}
     weights.update({p + ".weight": x for p, x in values.items()})
     write_file(os.path.join(plain, "model.safetensors"), weights)
 
@@ -133,7 +166,10 @@ def missing(*modules):
     return [m for m in modules if importlib.util.find_spec(m) is None]
 
 def with_safetensors(folder, t, values, config):
-    from safetensors.numpy import load_file, save_file
+    if missing("torch"):
+        from safetensors.numpy import load_file, save_file
+    else:                                              # numpy has no bfloat16
+        from safetensors.torch import load_file, save_file
     path = os.path.join(folder, "model.safetensors")
     with open(path, "rb") as file:
         before = file.read()
@@ -182,6 +218,35 @@ def with_autoawq(folder, t, values, config):
             return False, f"{p}: largest difference {np.abs(got - value.T).max()}"
     return True, ""
 
+def with_bitsandbytes(folder, t, values, config):
+    """4 bits: the values exactly, in the type that the file names; rows of 8 bits to a last place."""
+    import torch
+    from bitsandbytes import functional
+    from bitsandbytes.backends.default import ops
+    for p, value in values.items():
+        kind, state = bnb_state(t, p)
+        w = torch.from_numpy(t[p + ".weight"].copy())
+        if not kind:
+            got = functional.int8_vectorwise_dequant(w, torch.from_numpy(t[p + ".SCB"].copy())).numpy()
+            if not np.allclose(got, value, rtol=1e-6, atol=1e-9):
+                return False, f"{p}: largest difference {np.abs(got - value).max()}"
+            continue
+        parts = {n[len(p) + len(".weight."):]: torch.from_numpy(x.copy()) for n, x in t.items()
+                 if n.startswith(p + ".weight.")}
+        quantized = functional.QuantState.from_dict(parts, device=torch.device("cpu"))
+        if state["shape"][1] % state["blocksize"] == 0:
+            got = functional.dequantize_4bit(w, quantized)
+        else:                                          # the library's fast kernel takes such rows for whole blocks
+            absmax = quantized.absmax
+            if quantized.nested:
+                absmax = functional.dequantize_blockwise(absmax, quantized.state2) + quantized.offset
+            got = ops._dequantize_4bit_compute(w, absmax.float(), quantized.blocksize, kind, state["shape"],
+                                               quantized.dtype)
+        want = torch.from_numpy(value).to(quantized.dtype)
+        if not torch.equal(got.reshape(want.shape), want):
+            return False, f"{p}: largest difference {(got.reshape(want.shape).float() - want.float()).abs().max()}"
+    return True, ""
+
 def logits(path, ids, dtype):
     import torch
     from transformers import AutoModelForCausalLM
@@ -196,6 +261,9 @@ def with_transformers(folder, plain, source, ids):
     effect = np.abs(logits(source, ids, torch.float32) - reference).max()
     error = np.abs(logits(folder, ids, torch.float16) - reference).max()
     return error < 0.1 * effect, f"logits differ by {error}, quantization itself by {effect}"
+
+CLIENTS = {"awq": ("autoawq", ["awq", "torch"], with_autoawq),
+           "bnb": ("bitsandbytes", ["bitsandbytes", "torch"], with_bitsandbytes)}
 
 def attempt(name, needs, function, *arguments):
     absent = missing(*needs)
@@ -225,21 +293,21 @@ def run_case(quant, model, work, name, format, arguments):
     with open(os.path.join(folder, "config.json")) as file:
         config = json.load(file)["quantization_config"]
     t = read_file(os.path.join(folder, "model.safetensors"))
-    decode = decode_awq if format == "awq" else decode_gptq
+    decode = DECODERS.get(format, decode_gptq)
     values = {p: decode(t, p, config) for p in layers_of(t)}
     decoded_folder(folder, plain, t, values)
     ours = perplexity(quant, folder, os.path.join(work, "a.json"))
     theirs = perplexity(quant, plain, os.path.join(work, "b.json"))
-    check(f"{name}: read back", values and ours == theirs, f"perplexity {ours}, of the decoded weights {theirs}")
+    good = ours == theirs if "load_in_8bit" not in config or config["load_in_4bit"] else abs(ours / theirs - 1) < 0.01
+    check(f"{name}: read back", values and good, f"perplexity {ours}, of the decoded weights {theirs}")
     attempt(f"{name}: safetensors", ["safetensors"], with_safetensors, folder, t, values, config)
-    if format == "awq":
-        attempt(f"{name}: autoawq", ["awq", "torch"], with_autoawq, folder, t, values, config)
-    else:
-        attempt(f"{name}: gptqmodel", ["gptqmodel", "torch"], with_gptqmodel, folder, t, values, config)
+    client, needs, function = CLIENTS.get(format, ("gptqmodel", ["gptqmodel", "torch"], with_gptqmodel))
+    attempt(f"{name}: {client}", needs, function, folder, t, values, config)
     if re.search(r"defaults|act order$", name):
         ids = [5 + 7 * i % 900 for i in range(96)]
-        attempt(f"{name}: transformers", ["transformers", "optimum", "gptqmodel", "torch"], with_transformers, folder,
-                plain, model, ids)
+        needs = ["accelerate", "bitsandbytes"] if format == "bnb" else ["optimum", "gptqmodel"]
+        attempt(f"{name}: transformers", ["transformers", "torch", *needs], with_transformers, folder, plain, model,
+                ids)
     shutil.rmtree(folder)
     shutil.rmtree(plain)
 

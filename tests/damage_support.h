@@ -263,7 +263,8 @@ static const struct shape tiny = {"LlamaForCausalLM", "F32", 64, 96, 1, 4, 2, 40
 
 static char deep[5000];            /* "[[[[..." */
 
-enum { FOLDER_KIND, BF16_KIND, SHARDS_KIND, GGUF_KIND, BLOCKS_KIND, GPTQ_KIND, AWQ_KIND, NATIVE_KIND, KINDS };
+enum { FOLDER_KIND, BF16_KIND, SHARDS_KIND, GGUF_KIND, BLOCKS_KIND, GPTQ_KIND, AWQ_KIND, NATIVE_KIND,
+       BNB_KIND, INT8_KIND, KINDS };
 
 static struct subject subjects[KINDS] = {
     [FOLDER_KIND] = {"folder", "folder", {CONFIG, MODEL, TOKENIZER}, .format = "gguf:q4_0"},
@@ -274,6 +275,8 @@ static struct subject subjects[KINDS] = {
     [GPTQ_KIND] = {"gptq", "gptq", {MODEL, CONFIG}, .format = "native", .quantized = true},
     [AWQ_KIND] = {"awq", "awq", {MODEL, CONFIG}, .format = "native", .quantized = true},
     [NATIVE_KIND] = {"native", "native", {MODEL, CONFIG}, .format = "native", .quantized = true},
+    [BNB_KIND] = {"bnb", "bnb", {MODEL, CONFIG}, .format = "native", .quantized = true},
+    [INT8_KIND] = {"int8", "int8", {MODEL, CONFIG}, .format = "native", .quantized = true},
 };
 
 /* --- the good ones --- */
@@ -325,13 +328,15 @@ static inline void make_folder(const char *name, const char *dtype)
 
 static inline int set_up(void **state)
 {
-    static const char *const setting[] = {"group_size=32"};
+    static const char *const setting[] = {"group_size=32"}, *const nested[] = {"double_quant=true"};
     const qnt_quantize_options made[] = {
         {.method = "none", .format = "gguf:f32", .output = "gguf/" GGUF},
         {.method = "rtn", .format = "gguf:q8_0", .output = "blocks/" GGUF},
         {.method = "rtn", .format = "gptq", .output = "gptq", .settings = setting, .setting_count = 1},
         {.method = "rtn", .format = "awq", .output = "awq", .settings = setting, .setting_count = 1},
         {.method = "rtn", .output = "native", .settings = setting, .setting_count = 1},
+        {.method = "bnb4", .format = "bnb", .output = "bnb", .settings = nested, .setting_count = 1},
+        {.method = "llm_int8", .format = "bnb", .output = "int8"},
     };
     if (enter_folder(state) != 0)
         return -1;

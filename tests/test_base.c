@@ -487,6 +487,10 @@ static void test_each_allocation(void **state)
         {"gptq,refine", "gguf:q6_k"},
         {"rtn", "gguf:q4_1"},
         {"squeezellm:weighting=importance,sensitive_fraction=0.05,outlier_threshold=1.5", NULL},
+        {"easyquant:group_size=8", NULL},
+        {"hqq:axis=0,group_size=8,per_group_stop=true,scale_update=true", NULL},
+        {"bnb4:block_size=32,double_quant=true,requantize=true", "bnb"},
+        {"llm_int8", "bnb"},
     };
     qnt_context *ctx = context_of(1);
     float *w = random_floats(6 * 256, 1, 1);
@@ -495,12 +499,15 @@ static void test_each_allocation(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT(wholes); i++)
         each_allocation_fails(whole_quantization, (void *)(uintptr_t)&wholes[i]);
-    assert_ok(ctx, quantize_with(ctx, "rtn", "gguf:q6_k", qnt_matrix_f32(w, 6, 256), NULL, NULL, 0, &q));
-    file.data = (char *)native_bytes(ctx, q, &file.bytes);
-    each_allocation_fails(read_native, &file);
-    free(file.data);
+    for (size_t i = 0; i < 2; i++) {
+        const char *recipe = i ? "bnb4:double_quant=true" : "rtn", *format = i ? NULL : "gguf:q6_k";
+        assert_ok(ctx, quantize_with(ctx, recipe, format, qnt_matrix_f32(w, 6, 256), NULL, NULL, 0, &q));
+        file.data = (char *)native_bytes(ctx, q, &file.bytes);
+        each_allocation_fails(read_native, &file);
+        free(file.data);
+        qnt_qlinear_destroy(q);
+    }
     free(w);
-    qnt_qlinear_destroy(q);
     qnt_context_destroy(ctx);
 }
 

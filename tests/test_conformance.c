@@ -43,6 +43,8 @@ static const char *const settings[][6] = {
     {"keep_columns=3", "permutation_order=spearman", "zero_sym=true", "stat_group_size=3", "group_size=6", "bits=2"},
     {"act_group_aware=true", "group_size=16", "refit_scales=true", "sym=true"},
     {"weighting=importance", "sensitive_fraction=0.05", "outlier_threshold=1.5"},
+    {"axis=0", "optimizer=adam", "format=fp4", "double_quant=true", "block_size=32", "iterations=3"},
+    {"bits=8", "solver=v2", "scale_update=true", "per_group_stop=true", "scale_search=true", "outlier_threshold=0"},
 };
 
 enum { TOKENS = 37, CONTEXTS = 4 };

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Formats of engines from end to end: GPTQ and AWQ folders, written, read back, repacked from native, and refused.
+# Formats of engines from end to end: GPTQ, AWQ and bitsandbytes folders, written, read back, repacked from native, and refused.
 #
 #     sh tests/test_formats.sh build/bin/quant
 #
@@ -59,6 +59,25 @@ check "gptq with a shorter last group" quantize -o "$out/g" --method rtn --forma
 near "gptq with a shorter last group is the model" "$out/g" "$(limit 4)"
 clear_out
 
+echo "# bitsandbytes"
+for recipe in bnb4 bnb4:format=fp4 bnb4:double_quant=true,block_size=32; do
+    check "bnb, $recipe" quantize -o "$out/g" --method $recipe --format bnb
+    near "bnb, $recipe is the model" "$out/g" "$(limit 4)"
+    has "bnb, $recipe says what it is" "$out/g/config.json" '"quant_method": "bitsandbytes"' '"load_in_4bit": true' '"llm_int8_skip_modules": null'
+    clear_out
+done
+check "bnb, llm_int8" quantize -o "$out/g" --method llm_int8 --format bnb
+near "bnb, llm_int8 is the model" "$out/g" "$(limit 8)"
+has "bnb, llm_int8 says what it is" "$out/g/config.json" '"load_in_8bit": true' '"llm_int8_threshold": 6.0'
+clear_out
+check "bnb without a recipe" quantize -o "$out/g" --format bnb
+has "bnb without a recipe is nf4" "$out/g/config.json" '"bnb_4bit_quant_type": "nf4"'
+clear_out
+check "bnb and a layer that stays float" quantize -o "$out/g" --format bnb --exclude '*.0.mlp.up_proj.weight'
+near "bnb and a layer that stays float is the model" "$out/g" "$(limit 4)"
+has "the layer is named" "$out/g/config.json" '"model.layers.0.mlp.up_proj"' '"lm_head"'
+clear_out
+
 echo "# the folder"
 check "side files" quantize -o "$out/g" --method rtn --format gptq --group-size 32
 for file in "$model"/*; do
@@ -114,6 +133,14 @@ for case in "gptq true" "gptq:v2 true" "gptq false" "awq false" "awq true"; do
     same "$format, sym=$sym, is the same in native" "$out/m" "$out/g"
     clear_out
 done
+for recipe in bnb4:double_quant=true bnb4:format=fp4 llm_int8; do
+    check "native, $recipe" quantize -o "$out/n" --method $recipe --format native
+    check "native, $recipe, to bnb" "$quant" quantize "$out/n" -o "$out/g" --method none --format bnb --progress none
+    same "native, $recipe, is the same in bnb" "$out/n" "$out/g"
+    check "bnb, $recipe, back to native" "$quant" quantize "$out/g" -o "$out/m" --method none --format native --progress none
+    same "bnb, $recipe, is the same in native" "$out/m" "$out/g"
+    clear_out
+done
 check "native, 5 bits" quantize -o "$work/five" --method rtn --format native --bits 5 --group-size 32
 refuses "5 bits to gptq" gptq q_proj native -- "$quant" quantize "$work/five" -o "$out/g" --method none --format gptq --progress none
 check "gptq to quantize again" quantize -o "$work/packed" --method rtn --format gptq --group-size 32
@@ -131,6 +158,8 @@ for format in gptq gptq:v1 gptq:v2 awq; do
     check "a layer as $format" "$quant" layer "$layer" -o "$work/l.safetensors" --method rtn --format $format --group-size 32
     has "a layer as $format has its tensors" "$work/l.safetensors" packed.qweight packed.qzeros packed.scales
 done
+check "a layer as bnb" "$quant" layer "$layer" -o "$work/l.safetensors" --method bnb4 --format bnb --set double_quant=true
+has "a layer as bnb has its tensors" "$work/l.safetensors" packed.weight.absmax packed.weight.nested_quant_map packed.weight.quant_state.bitsandbytes__nf4 '"absmax_codes"' '"nested_offset"'
 check "a layer as blocks" "$quant" layer "$layer" -o "$work/l.safetensors" --method rtn --format gguf:q4_0
 has "a layer as blocks has them" "$work/l.safetensors" '"packed"'
 check "a layer as native" "$quant" layer "$layer" -o "$work/l.safetensors" --method rtn --format native
@@ -140,6 +169,11 @@ verdict $? "a layer as native has nothing packed"
 echo "# refusals"
 refuses "bits that gptq has not" bits=5 gptq native -- quantize -o "$out/g" --method rtn --format gptq --bits 5
 refuses "bits that awq has not" bits=3 awq gptq native -- quantize -o "$out/g" --method rtn --format awq --bits 3
+refuses "a method that bnb has not" rtn bnb4 llm_int8 native -- quantize -o "$out/g" --method rtn --format bnb
+refuses "bnb4 in gptq" bnb4 gptq native -- quantize -o "$out/g" --method bnb4 --format gptq
+refuses "hqq in awq" hqq awq native -- quantize -o "$out/g" --method hqq --format awq
+refuses "easyquant in blocks" easyquant gguf:q4_0 native -- quantize -o "$out/g" --method easyquant --format gguf:q4_0
+refuses "a copy of the weights in bnb" outlier_weights=fp16 bnb native -- quantize -o "$out/g" --method llm_int8 --set outlier_weights=fp16 --format bnb
 refuses "one scale for a tensor" per_tensor gptq native -- quantize -o "$out/g" --method rtn --format gptq --set per_tensor=true
 refuses "groups that divide nothing" awq "no quantized layer" groups -- quantize -o "$out/g" --method rtn --format awq --group-size 100
 refuses "groups that differ from layer to layer" "one group size" down_proj gptq native -- quantize -o "$out/g" --method rtn --format awq --group-size 64 --layer '*.down_proj.weight:group_size=32'

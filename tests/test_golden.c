@@ -203,8 +203,10 @@ static void check_tensor(const struct golden *g, const char *name, double atol, 
     size_t n = g->weight.rows * g->weight.cols;
     double share;
     if (strcmp(name, "dequantized") == 0) {
-        float *want = expected_values(g);
-        share = mismatch(n, "F32", g->dequantized, "F32", want, atol, rtol);
+        qnt_tensor given;
+        bool has = qnt_tensors_find(g->expected, name, &given);
+        float *want = has ? NULL : expected_values(g);
+        share = mismatch(n, "F32", g->dequantized, "F32", has ? given.data : want, atol, rtol);
         free(want);
     } else if (strcmp(name, "kept_columns") == 0 && qnt_qlinear_chooses_columns(g->q)) {
         qnt_tensor want = find(g->expected, name);
@@ -326,7 +328,7 @@ static void test_cases(void **state)
         cases += run_line(&g, line);
     fclose(file);
     end_case(&g);
-    assert_int_equal(cases, 78);
+    assert_int_equal(cases, 103);
     destroy_context(g.ctx, held);
 }
 

@@ -202,11 +202,13 @@ static void check_map(const struct qnti_map *map, size_t rows, size_t cols)
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < cols; c++) {
             size_t row, group, next_row, next, run = qnti_map_run(map, cols, r, c), want_row, want;
-            want_row = map->kind == QNTI_MAP_FLAT || !map->rows ? 0 : r / map->rows;
-            want = map->kind == QNTI_MAP_FLAT    ? (r * cols + c) / map->cols
-                   : map->kind == QNTI_MAP_INDEX ? map->index[c]
-                   : map->cols                   ? c / map->cols
-                                                 : 0;
+            bool flat = map->kind == QNTI_MAP_FLAT || map->kind == QNTI_MAP_STRIDED;
+            want_row = flat || !map->rows ? 0 : r / map->rows;
+            want = map->kind == QNTI_MAP_FLAT      ? (r * cols + c) / map->cols
+                   : map->kind == QNTI_MAP_STRIDED ? (r * cols + c) % map->cols
+                   : map->kind == QNTI_MAP_INDEX   ? map->index[c]
+                   : map->cols                     ? c / map->cols
+                                                   : 0;
             qnti_map_find(map, cols, r, c, &row, &group);
             assert_int_equal(row, want_row);
             assert_int_equal(group, want);
@@ -230,7 +232,8 @@ static void test_maps(void **state)
         {QNTI_MAP_TILES, 1, 0, NULL, 0}, {QNTI_MAP_TILES, 1, 4, NULL, 0},  {QNTI_MAP_TILES, 0, 0, NULL, 0},
         {QNTI_MAP_TILES, 3, 5, NULL, 0}, {QNTI_MAP_TILES, 0, 2, NULL, 0},  {QNTI_MAP_TILES, 2, 100, NULL, 0},
         {QNTI_MAP_FLAT, 0, 6, NULL, 0},  {QNTI_MAP_FLAT, 0, 200, NULL, 0}, {QNTI_MAP_FLAT, 0, 11, NULL, 0},
-        {QNTI_MAP_INDEX, 1, 0, index, 4}, {QNTI_MAP_INDEX, 2, 0, index, 4},
+        {QNTI_MAP_INDEX, 1, 0, index, 4}, {QNTI_MAP_INDEX, 2, 0, index, 4}, {QNTI_MAP_STRIDED, 0, 1, NULL, 0},
+        {QNTI_MAP_STRIDED, 0, 7, NULL, 0}, {QNTI_MAP_STRIDED, 0, 11, NULL, 0},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(maps); i++) {

@@ -11,7 +11,7 @@
 
 static struct qnti_numbers *numbers_of(qnt_context *ctx, unsigned levels, qnt_dtype type, size_t rows, size_t cols)
 {
-    struct qnti_grid grid = qnti_codebook_grid(qnti_context_kernels(ctx), 8, type);
+    struct qnti_grid grid = qnti_free_levels_grid(qnti_context_kernels(ctx), 8, type);
     struct qnti_numbers *q;
     grid.levels = grid.codebook_size = levels;
     assert_ok(ctx, qnti_numbers_create(ctx, &grid, rows, cols, &q));

@@ -288,6 +288,42 @@ static const struct damage awq[] = {
     {CONFIG, TEXT, "\"quant_method\": \"awq\"", .with = "\"quant_method\": \"gptq\""},
 };
 
+#define STATE ".weight.quant_state.bitsandbytes__nf4"
+
+static const struct damage bnb[] = {
+    {MODEL, TEXT, UP_PROJ ".weight.quant_map", .with = UP_PROJ ".weight.quart_map", .says = UP_PROJ},
+    {MODEL, TEXT, UP_PROJ ".weight.nested_absmax", .with = UP_PROJ ".weight.nestad_absmax", .says = UP_PROJ},
+    {MODEL, TEXT, UP_PROJ ".weight.nested_quant_map", .with = UP_PROJ ".weight.nested_quart_map", .says = UP_PROJ},
+    {MODEL, TEXT, UP_PROJ STATE, .with = UP_PROJ ".weight.quant_stata.bitsandbytes__nf4", .says = UP_PROJ},
+    {MODEL, ENTRY, UP_PROJ ".weight", "dtype", .with = "\"F32\""},
+    {MODEL, ENTRY, UP_PROJ ".weight.absmax", "dtype", .with = "\"I8\"", .says = UP_PROJ},
+    {MODEL, ENTRY, UP_PROJ ".weight.quant_map", "dtype", .with = "\"I32\"", .says = UP_PROJ},
+    {MODEL, TEXT, "\"blocksize\": 64", .with = "\"blocksize\": 32", .says = BLOCK},
+    {MODEL, TEXT, "\"blocksize\": 64", .with = "\"blocksize\": 00", .says = BLOCK},
+    {MODEL, TEXT, "\"blocksize\": 64", .with = "\"blacksize\": 64", .says = BLOCK},
+    {MODEL, TEXT, "\"nested_offset\": 0.", .with = "\"nested_offset\": x.", .says = BLOCK},
+    {MODEL, DATA, UP_PROJ ".weight.nested_absmax", .at = 0, .width = 4, .value = 0x7f800000, .says = UP_PROJ},
+    {MODEL, DATA, UP_PROJ ".weight.quant_map", .at = 15, .width = 4, .value = 0x7fc00000, .says = UP_PROJ},
+    {MODEL, DATA, UP_PROJ ".weight.nested_quant_map", .at = 0, .width = 4, .value = 0xff800000, .says = UP_PROJ},
+    {MODEL, DATA, UP_PROJ STATE, .at = 0, .width = 1, .value = '[', .says = UP_PROJ},
+    {CONFIG, TEXT, "\"quant_method\": \"bitsandbytes\"", .with = "\"quant_method\": \"bytesandbits\"",
+     .says = "bytesandbits"},
+    {CONFIG, TEXT, "\"quant_method\": \"bitsandbytes\"", .with = "\"quant_method\": \"gptq\"", .says = "gptq"},
+    {CONFIG, TEXT, "\"llm_int8_has_fp16_weight\": false", .with = "\"llm_int8_has_fp16_weight\": true"},
+    {CONFIG, TEXT, "\"llm_int8_threshold\": 6.0", .with = "\"llm_int8_threshold\": -1"},
+};
+
+static const struct damage int8[] = {
+    {MODEL, TEXT, Q_PROJ ".SCB", .with = Q_PROJ ".SCX", .says = Q_PROJ},
+    {MODEL, ENTRY, Q_PROJ ".weight", "dtype", .with = "\"U8\""},
+    {MODEL, ENTRY, Q_PROJ ".weight", "shape", .with = "[32,128]"},
+    {MODEL, ENTRY, Q_PROJ ".weight", "shape", .with = "[4096]"},
+    {MODEL, ENTRY, Q_PROJ ".SCB", "dtype", .with = "\"I32\""},
+    {MODEL, DATA, Q_PROJ ".SCB", .at = 63, .width = 4, .value = 0x7f800000},
+    {MODEL, DATA, Q_PROJ ".weight_format", .at = 0, .width = 1, .value = 3, .says = "weight_format 3"},
+    {CONFIG, TEXT, "\"llm_int8_threshold\": 6.0", .with = "\"llm_int8_threshold\": \"6\""},
+};
+
 /* Numbers of a grid: rows, columns, form, bits, levels, map, its rows and columns, groups of an index, types. */
 static const struct damage native[] = {
     {MODEL, TEXT, "\"quant_format\":\"native\"", .with = "\"quant_format\":\"naive\"", .says = "naive"},
@@ -401,6 +437,8 @@ static void test_quantized(void **state)
     run_all(GPTQ_KIND, gptq, COUNT(gptq));
     run_all(AWQ_KIND, awq, COUNT(awq));
     run_all(NATIVE_KIND, native, COUNT(native));
+    run_all(BNB_KIND, bnb, COUNT(bnb));
+    run_all(INT8_KIND, int8, COUNT(int8));
 }
 
 /* Each file of each kind, ended at ten places. */

@@ -44,6 +44,7 @@ for format in $formats; do
     bits=$(bits_of "$format")
     case $format in
     gguf:*32 | gguf:*16) method=none most=1e-6 ;;
+    bnb) method=bnb4 most=$(limit "$bits") ;;
     *) method=rtn most=$(limit "$bits") ;;
     esac
     case $format in native) settings="--group-size 32" ;; *) settings= ;; esac
@@ -58,7 +59,7 @@ echo "# each method"
 for method in $methods; do
     for format in gguf:q4_0 native; do
         case "$format $method" in
-        gguf*llm_int8 | gguf*spqr | gguf*owq | gguf*squeezellm) # what no block can hold
+        gguf*llm_int8 | gguf*spqr | gguf*owq | gguf*squeezellm | gguf*easyquant | gguf*hqq | gguf*bnb4) # no block holds it
             refuses "$method to $format" "$method" gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format $calib
             continue
             ;;

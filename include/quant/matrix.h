@@ -21,7 +21,8 @@ extern "C" {
     X(F16, 1, 2)         \
     X(BF16, 2, 2)        \
     X(U8, 3, 1)          \
-    X(I32, 4, 4)
+    X(I32, 4, 4)         \
+    X(I8, 5, 1)
 
 typedef enum qnt_dtype {
 #define QNT_DTYPE_ENUM(name, value, bytes) QNT_##name = value,

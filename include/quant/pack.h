@@ -18,8 +18,8 @@ extern "C" {
 /* One tensor of a packed layer. Row-major, little-endian, as the format's files hold it. */
 typedef struct qnt_packed_tensor {
     const char *name;          /* "qweight", "scales" ...; "weight" where there is one; static */
-    qnt_dtype dtype;           /* I32, F16 ...; U8 for rows of blocks: shape is then (out, bytes of a row) */
-    size_t rank, shape[2];
+    qnt_dtype dtype;           /* I32, F16, I8 ...; U8 for rows of blocks: shape is then (out, bytes of a row) */
+    size_t rank, shape[2];     /* rank 0: one element */
     size_t offset, bytes;      /* in the buffer; offsets are multiples of 64 */
 } qnt_packed_tensor;
 

@@ -3,6 +3,9 @@
  */
 #include "base/number.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+
 float qnti_f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
@@ -64,4 +67,25 @@ const char *qnti_dtype_name(qnt_dtype type)
 #undef NAME
     }
     return "?";
+}
+
+void qnti_exchange_point(char *text, bool to_host)
+{
+    char half[8], point = '.';
+    if (snprintf(half, sizeof half, "%.1f", 0.5) >= 3)
+        point = half[1];
+    for (; *text; text++)
+        if (*text == (to_host ? '.' : point))
+            *text = to_host ? point : '.';
+}
+
+bool qnti_read_decimal(const char *text, double *value)
+{
+    char *end, copy[64];
+    if (strlen(text) >= sizeof copy)
+        return false;
+    strcpy(copy, text);
+    qnti_exchange_point(copy, true);
+    *value = strtod(copy, &end);
+    return end != copy && *end == 0;
 }

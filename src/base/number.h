@@ -9,6 +9,7 @@
 #ifndef QNTI_NUMBER_H
 #define QNTI_NUMBER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <quant/matrix.h>
@@ -45,6 +46,11 @@ uint16_t qnti_f32_to_f16(float x);
 
 /* The nearest number that `type` (F32, F16, BF16) can hold. */
 float qnti_round_to(qnt_dtype type, float x);
+
+/* Text of a number in the C locale's form to the host's, and back. */
+void qnti_exchange_point(char *text, bool to_host);
+/* A whole text as a number, in the C locale's form whatever the host's is. */
+bool qnti_read_decimal(const char *text, double *value);
 
 /* Bytes of one element. */
 size_t qnti_dtype_bytes(qnt_dtype type);

@@ -10,6 +10,7 @@
 
 #include <string.h>
 #include <strings.h>
+#include "base/number.h"
 #include "container/json.h"
 #include "file/output.h"
 #include "pack/native.h"
@@ -26,21 +27,18 @@ static qnt_status read_native(qnt_context *ctx, const struct qnti_source *source
 
 /* --- packed tensors --- */
 
-static const char *const part_names[] = {"qweight", "qzeros", "scales", "g_idx"};
-enum { PARTS = sizeof part_names / sizeof *part_names };
-
 /* A stored tensor as a packed one; false: a type or rank that no layout has. */
 static bool as_packed(const struct qnti_stored *stored, const char *name, qnt_packed_tensor *t)
 {
-    static const qnt_dtype types[] = {QNT_I32, QNT_F16, QNT_BF16, QNT_F32};
-    static const char *const names[] = {"I32", "F16", "BF16", "F32"};
+    static const qnt_dtype types[] = {QNT_I32, QNT_F16, QNT_BF16, QNT_F32, QNT_U8, QNT_I8};
+    enum { TYPES = sizeof types / sizeof *types };
     size_t i = 0;
-    while (i < 4 && strcmp(stored->type, names[i]))
+    while (i < TYPES && strcmp(stored->type, qnti_dtype_name(types[i])) != 0)
         i++;
-    if (i == 4 || stored->rank == 0 || stored->rank > 2)
+    if (i == TYPES || stored->rank > 2)
         return false;
     *t = (qnt_packed_tensor){.name = name, .dtype = types[i], .rank = stored->rank, .bytes = stored->bytes};
-    t->shape[0] = stored->shape[0];
+    t->shape[0] = stored->rank ? stored->shape[0] : 1;
     t->shape[1] = stored->rank == 2 ? stored->shape[1] : 0;
     return true;
 }
@@ -62,28 +60,58 @@ static qnt_status check_said(qnt_context *ctx, const struct qnti_source *source,
     return QNT_OK;
 }
 
+/* The tensor NAME.PART, NULL: there is none. */
+static qnt_status find_part(qnt_context *ctx, const struct qnti_source *source, const char *name, const char *part,
+                            const struct qnti_stored **stored)
+{
+    struct qnti_buffer text = {0};
+    QNT_TRY(qnti_buffer_print(ctx, &text, "%s.%s", name, part));
+    *stored = qnti_stored_find(source, text.data);
+    qnti_buffer_free(ctx, &text);
+    return QNT_OK;
+}
+
+static qnt_status is_packed(qnt_context *ctx, const struct qnti_source *source, const char *name, bool *packed)
+{
+    *packed = false;
+    for (const char *const *mark = source->reader->marks; *mark && !*packed; mark++) {
+        const struct qnti_stored *stored;
+        QNT_TRY(find_part(ctx, source, name, *mark, &stored));
+        *packed = stored != NULL;
+    }
+    return QNT_OK;
+}
+
 static qnt_status read_packed(qnt_context *ctx, const struct qnti_source *source, const char *name, qnt_qlinear **q)
 {
-    qnt_packed_tensor tensors[PARTS];
-    const uint8_t *data[PARTS];
+    qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS];
+    const uint8_t *data[QNT_MOST_PACKED_TENSORS];
     size_t count = 0;
-    for (size_t i = 0; i < PARTS; i++) {
-        struct qnti_buffer text = {0};
+    bool packed;
+    QNT_TRY(is_packed(ctx, source, name, &packed));
+    if (!packed)
+        return QNT_NOT_FOUND;
+    for (const char *const *part = source->reader->parts; *part && count < QNT_MOST_PACKED_TENSORS; part++) {
         const struct qnti_stored *stored;
-        QNT_TRY(qnti_buffer_print(ctx, &text, "%s.%s", name, part_names[i]));
-        stored = qnti_stored_find(source, text.data);
-        qnti_buffer_free(ctx, &text);
-        if (!stored && i == 0)
-            return QNT_NOT_FOUND;
+        QNT_TRY(find_part(ctx, source, name, *part, &stored));
         if (!stored)
             continue;
-        if (!as_packed(stored, part_names[i], &tensors[count]))
+        if (!as_packed(stored, *part, &tensors[count]))
             return qnti_fail(ctx, QNT_BAD_DATA, "tensor \"%.200s\" is %s of %zu dimensions", stored->name,
                              stored->type, stored->rank);
         data[count++] = stored->data;
     }
     QNT_TRY(qnti_layout_unpack(ctx, source->layout, name, tensors, data, count, q));
     return check_said(ctx, source, *q);
+}
+
+/* Rows of 8 bits meet inputs of 8 bits, by the model's threshold. */
+static qnt_status read_bnb(qnt_context *ctx, const struct qnti_source *source, const char *name, qnt_qlinear **q)
+{
+    QNT_TRY(read_packed(ctx, source, name, q));
+    if ((*q)->segments[0].weight->grid.form == QNTI_FORM_CODEBOOK)
+        return QNT_OK;
+    return qnti_actquant_int8(ctx, qnti_context_kernels(ctx), (*q)->in, source->threshold, &(*q)->act);
 }
 
 /* --- configurations --- */
@@ -173,10 +201,32 @@ static qnt_status configure_awq(qnt_context *ctx, const char *where, const json_
     return refuse_bits(ctx, where, source);
 }
 
+static qnt_status configure_bnb(qnt_context *ctx, const char *where, const json_t *config, struct qnti_source *source)
+{
+    const json_t *threshold = json_object_get(config, "llm_int8_threshold");
+    QNT_TRY(expect_bool(ctx, where, config, "llm_int8_has_fp16_weight", false));
+    source->threshold = 6;
+    if (threshold && !json_is_null(threshold)) {
+        if (!json_is_number(threshold) || !(json_number_value(threshold) >= 0))
+            return qnti_fail(ctx, QNT_BAD_DATA, "%s: llm_int8_threshold should be a number, 0 or above", where);
+        source->threshold = (float)json_number_value(threshold);
+    }
+    source->layout = qnti_layout_find(ctx, "bnb");
+    return source->layout ? QNT_OK : QNT_NOT_FOUND;
+}
+
+static const char *const word_parts[] = {"qweight", "qzeros", "scales", "g_idx", NULL};
+static const char *const word_marks[] = {"qweight", NULL};
+static const char *const bnb_parts[] = {"weight", "weight.absmax", "weight.quant_map", "weight.nested_absmax",
+                                        "weight.nested_quant_map", "weight.quant_state.bitsandbytes__nf4",
+                                        "weight.quant_state.bitsandbytes__fp4", "SCB", "weight_format", NULL};
+static const char *const bnb_marks[] = {"weight.absmax", "SCB", NULL};
+
 static const struct qnti_quantized_reader readers[] = {
-    {"native", "native", NULL, read_native},
-    {"gptq", "GPTQ folder", configure_gptq, read_packed},
-    {"awq", "AWQ folder", configure_awq, read_packed},
+    {"native", "native", NULL, NULL, NULL, read_native},
+    {"gptq", "GPTQ folder", word_parts, word_marks, configure_gptq, read_packed},
+    {"awq", "AWQ folder", word_parts, word_marks, configure_awq, read_packed},
+    {"bitsandbytes", "bitsandbytes folder", bnb_parts, bnb_marks, configure_bnb, read_bnb},
 };
 
 static const struct qnti_quantized_reader *reader_named(const char *method)
@@ -207,11 +257,16 @@ static qnt_status find_own(struct qnti_checkpoint *c)
     return QNT_OK;
 }
 
-static bool has_suffixed(const struct qnti_source *source, const char *suffix)
+/* Whether a layer is quantized as the reader's are. */
+static bool has_marked(const struct qnti_source *source, const struct qnti_quantized_reader *reader)
 {
     for (size_t t = 0; t < source->count; t++)
-        if (qnti_has_suffix(source->tensors[t].name, suffix))
-            return true;
+        for (const char *const *mark = reader->marks; *mark; mark++) {
+            const char *name = source->tensors[t].name;
+            size_t n = strlen(name), m = strlen(*mark);
+            if (n > m && name[n - m - 1] == '.' && strcmp(name + n - m, *mark) == 0)
+                return true;
+        }
     return false;
 }
 
@@ -226,9 +281,9 @@ static qnt_status use_config(struct qnti_checkpoint *c, const char *where, const
         return qnti_fail(c->ctx, QNT_UNSUPPORTED,
                          "%s: is quantized already (%s, method \"%.100s\"); the unquantized model is needed", c->path,
                          key, method ? method : "unknown");
-    if (!has_suffixed(c->source, ".qweight"))
-        return qnti_fail(c->ctx, QNT_BAD_DATA, "%s: %s says method %s, but no tensor is a .qweight", c->path, key,
-                         reader->method);
+    if (!has_marked(c->source, reader))
+        return qnti_fail(c->ctx, QNT_BAD_DATA, "%s: %s says method %s, but no tensor is a .%s", c->path, key,
+                         reader->method, reader->marks[0]);
     take(c, reader);
     return reader->configure(c->ctx, where, config, c->source);
 }

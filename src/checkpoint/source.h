@@ -38,6 +38,8 @@ struct json_t;
 struct qnti_quantized_reader {
     const char *method;             /* quant_method of the configuration; "native" by its own mark */
     const char *kind;               /* "GPTQ folder" */
+    const char *const *parts;       /* tensors of a layer, behind its name and a point; NULL behind the last */
+    const char *const *marks;       /* those of which every quantized layer has one */
     /* Takes what the configuration says, refusing by name what cannot be read; may be NULL. */
     qnt_status (*configure)(qnt_context *ctx, const char *where, const struct json_t *config,
                             struct qnti_source *source);
@@ -53,6 +55,7 @@ struct qnti_source {
     const struct qnti_quantized_reader *reader;   /* NULL: plain tensors only */
     const struct qnti_layout *layout;   /* of packed layers (gptq, awq); with what the configuration says of all: */
     size_t bits, group;             /* 0: nothing, or layers differ; columns of a group, SIZE_MAX: the row */
+    float threshold;                /* of inputs that stay floats, where readers quantize them at run time */
     struct qnti_gguf *gguf;         /* NULL: a folder */
 };
 

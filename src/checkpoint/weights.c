@@ -146,20 +146,17 @@ static qnt_status print_name(const struct qnti_checkpoint *c, const struct slot 
     return status;
 }
 
-/* Without a tensor: a quantized layer's weight or bias, or nothing. */
+/* Without a tensor: a quantized layer's bias, or nothing. */
 static qnt_status fill_otherwise(const struct qnti_checkpoint *c, const struct slot *slot, const char *stored_name)
 {
     const qnt_qlinear *q = slot->bias ? slot->weight[-1].qlinear : NULL;
     char expected[SHAPE_BYTES];
-    qnt_status status = QNT_NOT_FOUND;
     if (q && q->bias) {
         slot->weight->plain = qnt_matrix_f32(q->bias, 1, q->out);
         return QNT_OK;
     }
-    if (c->source->reader && slot->rank == 2)
-        status = fill_quantized(c, slot);
-    if (status != QNT_NOT_FOUND || (slot->role == QNTI_HEAD && c->config.tied_head))
-        return status;
+    if (slot->role == QNTI_HEAD && c->config.tied_head)
+        return QNT_NOT_FOUND;
     return qnti_fail(c->ctx, QNT_BAD_DATA, "%s: has no tensor \"%s\", expected %s%s", c->path, stored_name,
                      shape_text(slot->rank, slot->shape, expected, sizeof expected),
                      slot->role == QNTI_HEAD ? " (tie_word_embeddings is false)" : "");
@@ -180,10 +177,13 @@ static qnt_status attach(const struct qnti_checkpoint *c, const struct slot *slo
         return status;
     QNT_CHECK(print_name(c, slot, c->source->gguf ? c->family->gguf_names : c->family->names, &name));
     stored = qnti_stored_find(c->source, name);
-    if (stored) {
+    status = QNT_NOT_FOUND;
+    if (c->source->reader && slot->rank == 2) /* a tensor of the weight's name may be a part of a quantized layer */
+        status = fill_quantized(c, slot);
+    if (status == QNT_NOT_FOUND && stored) {
         QNT_CHECK(check_stored(c, slot, stored));
         fill(c, slot, stored);
-    } else {
+    } else if (status == QNT_NOT_FOUND) {
         status = fill_otherwise(c, slot, name);
     }
 cleanup:

@@ -48,7 +48,7 @@ struct layer_run {
     qnt_tensor *tensors;         /* [tensor_count] what is written */
     size_t part_count, tensor_count;
     void *dequantized, *output, *packed;
-    char packed_names[QNT_MOST_PACKED_TENSORS][32];
+    char packed_names[QNT_MOST_PACKED_TENSORS][64];
     uint8_t *kept;               /* [in] columns that this batch keeps out */
     int32_t *columns;            /* their numbers */
 };
@@ -134,9 +134,12 @@ static int quantize(struct layer_run *run)
 static void add_tensor(struct layer_run *run, const char *name, qnt_dtype dtype, size_t rows, size_t cols, size_t rank,
                        const void *data)
 {
-    static const char *const names[] = {[QNT_F32] = "F32", [QNT_F16] = "F16", [QNT_BF16] = "BF16", [QNT_I32] = "I32",
-                                        [QNT_U8] = "U8"};
-    static const size_t bytes[] = {[QNT_F32] = 4, [QNT_F16] = 2, [QNT_BF16] = 2, [QNT_I32] = 4, [QNT_U8] = 1};
+#define NAME(name, value, bytes) [QNT_##name] = #name,
+#define BYTES(name, value, bytes) [QNT_##name] = bytes,
+    static const char *const names[] = {QNT_DTYPE_MAP(NAME)};
+    static const size_t bytes[] = {QNT_DTYPE_MAP(BYTES)};
+#undef NAME
+#undef BYTES
     qnt_tensor *t = &run->tensors[run->tensor_count++];
     *t = (qnt_tensor){.name = name, .dtype = names[dtype], .rank = rank, .shape = {rows, cols}, .data = data};
     t->bytes = rows * (rank > 1 ? cols : 1) * bytes[dtype];

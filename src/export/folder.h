@@ -1,5 +1,5 @@
 /*
- * folder.h - what formats share that write a folder of safetensors: native, gptq, awq.
+ * folder.h - what formats share that write a folder of safetensors: native, gptq, awq, bnb.
  *
  * A format's rules say which tensors a finished layer becomes and what they
  * hold; shards, side files, config.json, all other tensors and the comparison
@@ -43,6 +43,7 @@ struct qnti_folder_rules {
 extern const struct qnti_folder_rules qnti_native_rules;   /* native.c */
 extern const struct qnti_folder_rules qnti_gptq_rules;     /* packed.c */
 extern const struct qnti_folder_rules qnti_awq_rules;
+extern const struct qnti_folder_rules qnti_bnb_rules;
 
 struct XXH3_state_s;
 

@@ -27,6 +27,7 @@ const struct qnti_format qnti_formats[] = {
     FOLDER("gptq:v1", "GPTQ folder, version 1 (no zero of 0)", &qnti_gptq_rules),
     FOLDER("gptq:v2", "GPTQ folder, version 2", &qnti_gptq_rules),
     FOLDER("awq", "AWQ folder, 4 bits in GEMM order", &qnti_awq_rules),
+    FOLDER("bnb", "bitsandbytes folder: NF4, FP4, or 8 bits (LLM.int8())", &qnti_bnb_rules),
     GGUF("f32", "GGUF, 32-bit floats", 0),
     GGUF("f16", "GGUF, 16-bit floats", 1),
     GGUF("bf16", "GGUF, bfloat16", 32),

@@ -1,11 +1,13 @@
 /*
- * packed.c - folders of GPTQ and AWQ: packed layers, all else in f16, and what their configuration says.
+ * packed.c - folders of GPTQ, AWQ, bitsandbytes: packed layers, all else as f16 or as it is, and their configurations.
  *
  * quantization_config has one set of values for the whole model. GPTQ can
  * name layers that differ (`dynamic`: regular expressions from the start of a
  * layer's name) and has one version for all: 1 if every layer is symmetric,
- * else 2. AWQ can only name layers that stay float.
+ * else 2. AWQ can only name layers that stay float. bitsandbytes' tensors tell
+ * all but whether they are of 4 bits or 8, and when inputs stay floats.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "base/buffer.h"
@@ -19,6 +21,9 @@ struct settings {
     unsigned bits;
     size_t group;                        /* columns; 0: the row */
     bool sym, index;
+    const char *type;                    /* bitsandbytes: "nf4", "fp4"; NULL: 8 bits, */
+    bool nested;                         /* maxima in 8 bits, */
+    float threshold;                     /* of inputs that stay floats */
 };
 
 struct packed {
@@ -58,6 +63,7 @@ static qnt_status load(struct qnti_folder *f, size_t t, qnt_qlinear **q)
 {
     const struct qnti_weight *w = f->e->targets[t].source;
     QNT_TRY(f->e->layer(f->e->user, t, q));
+    (*q)->source_type = w->plain.data ? w->plain.dtype : QNT_F32;
     if ((*q)->out == w->rows && (*q)->in == w->cols)
         return QNT_OK;
     return qnti_fail(f->e->ctx, QNT_INVALID, "layer %s is (%zu, %zu), expected (%zu, %zu)", w->name, (*q)->out,
@@ -100,7 +106,10 @@ static qnt_status describe(struct qnti_folder *f, size_t t)
     QNT_CHECK(load(f, t, &q));
     QNT_CHECK(qnti_layout_tensors(p->layout, q, tensors, &count, &bytes));
     g = &q->segments[0].weight->grid;
-    p->settings[t] = (struct settings){true, g->bits, g->map.cols, g->constant_offset, g->map.kind == QNTI_MAP_INDEX};
+    p->settings[t] = (struct settings){.known = true, .bits = g->bits, .group = g->map.cols, .sym = g->constant_offset,
+                                       .index = g->map.kind == QNTI_MAP_INDEX, .type = qnti_bnb_type(g),
+                                       .nested = g->scale_grid != NULL,
+                                       .threshold = q->act ? q->act->threshold : 0};
     p->symmetric = p->symmetric && g->constant_offset;
     status = add_tensors(f, t, tensors, count);
 cleanup:
@@ -142,7 +151,8 @@ static qnt_status write(struct qnti_folder_entry *entry, struct qnti_output *out
 
 static bool same_settings(const struct settings *a, const struct settings *b)
 {
-    return a->bits == b->bits && a->group == b->group && a->sym == b->sym && a->index == b->index;
+    return a->bits == b->bits && a->group == b->group && a->sym == b->sym && a->index == b->index &&
+           a->type == b->type && a->nested == b->nested && a->threshold == b->threshold;
 }
 
 /* Those of most layers, the first of equally many. */
@@ -237,22 +247,74 @@ static qnt_status check_alike(const struct qnti_folder *f)
     return QNT_OK;
 }
 
+/* Names of the layers that stay float, behind those in *list, which is made where there are some. */
+static void list_float_layers(const struct qnti_folder *f, json_t **list)
+{
+    for (size_t t = 0; t < f->e->count; t++) {
+        const char *name = f->e->targets[t].source->name;
+        if (!is_float_layer(&f->e->targets[t]))
+            continue;
+        *list = *list ? *list : json_array();
+        json_array_append_new(*list, json_stringn(name, strlen(name) - strlen(".weight")));
+    }
+}
+
 static qnt_status awq_config(struct qnti_folder *f, json_t **config)
 {
     struct packed *p = f->state;
     json_t *skipped = NULL;
     find_usual(p, f->e->count);
     QNT_TRY(check_alike(f));
-    for (size_t t = 0; t < f->e->count; t++) {
-        const char *name = f->e->targets[t].source->name;
-        if (!is_float_layer(&f->e->targets[t]))
-            continue;
-        skipped = skipped ? skipped : json_array();
-        json_array_append_new(skipped, json_stringn(name, strlen(name) - strlen(".weight")));
-    }
+    list_float_layers(f, &skipped);
     *config = json_pack("{s:s,s:i,s:I,s:b,s:s,s:s,s:o?}", "quant_method", "awq", "bits", 4, "group_size",
                         group_of(&p->usual), "zero_point", 1, "version", "gemm", "format", "gemm",
                         "modules_to_not_convert", skipped);
+    return *config ? QNT_OK : qnti_fail(f->e->ctx, QNT_NO_MEMORY, "out of memory for the configuration");
+}
+
+/* 4 bits or 8, and one threshold for all. */
+static qnt_status check_threshold(const struct qnti_folder *f)
+{
+    const struct packed *p = f->state;
+    for (size_t t = 0; t < f->e->count; t++)
+        if (p->settings[t].known &&
+            (p->settings[t].bits != p->usual.bits || p->settings[t].threshold != p->usual.threshold))
+            return qnti_fail(f->e->ctx, QNT_UNSUPPORTED,
+                             "format bnb has one width and one threshold of inputs for all layers: most have %u bits "
+                             "and %g, %s has %u and %g; native can hold both", p->usual.bits,
+                             (double)p->usual.threshold, f->e->targets[t].source->name, p->settings[t].bits,
+                             (double)p->settings[t].threshold);
+    return QNT_OK;
+}
+
+/* The type that readers compute in: the one in which most tensors of the source are. */
+static const char *compute_type(const struct qnti_folder *f)
+{
+    static const char *const names[] = {[QNT_F32] = "float32", [QNT_F16] = "float16", [QNT_BF16] = "bfloat16"};
+    for (size_t t = 0; t < f->e->count; t++)
+        if (f->e->targets[t].quantized && f->e->targets[t].source->plain.data)
+            return names[f->e->targets[t].source->plain.dtype];
+    return names[QNT_F32];
+}
+
+static qnt_status bnb_config(struct qnti_folder *f, json_t **config)
+{
+    struct packed *p = f->state;
+    json_t *skipped = NULL;
+    bool four;
+    find_usual(p, f->e->count);
+    QNT_TRY(check_threshold(f));
+    list_float_layers(f, &skipped);
+    if (skipped) /* the list stands in place of the default, which is the output matrix */
+        json_array_append_new(skipped, json_string("lm_head"));
+    four = p->usual.type != NULL;
+    *config = json_pack("{s:s,s:b,s:b,s:b,s:b,s:s,s:b,s:s,s:s,s:f,s:o?,s:b,s:b}", "quant_method", "bitsandbytes",
+                        "_load_in_4bit", four, "_load_in_8bit", !four, "load_in_4bit", four, "load_in_8bit", !four,
+                        "bnb_4bit_quant_type", four ? p->usual.type : "nf4", "bnb_4bit_use_double_quant",
+                        p->usual.nested, "bnb_4bit_compute_dtype", compute_type(f), "bnb_4bit_quant_storage", "uint8",
+                        "llm_int8_threshold", four ? 6.0 : isinf(p->usual.threshold) ? 0 : (double)p->usual.threshold,
+                        "llm_int8_skip_modules", skipped, "llm_int8_enable_fp32_cpu_offload", 0,
+                        "llm_int8_has_fp16_weight", 0);
     return *config ? QNT_OK : qnti_fail(f->e->ctx, QNT_NO_MEMORY, "out of memory for the configuration");
 }
 
@@ -269,4 +331,10 @@ const struct qnti_folder_rules qnti_awq_rules = {.half = true,
                                                  .finish = finish,
                                                  .describe = describe,
                                                  .config = awq_config,
+                                                 .write = write};
+
+const struct qnti_folder_rules qnti_bnb_rules = {.begin = begin,
+                                                 .finish = finish,
+                                                 .describe = describe,
+                                                 .config = bnb_config,
                                                  .write = write};

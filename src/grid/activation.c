@@ -30,6 +30,27 @@ cleanup:
     return status;
 }
 
+qnt_status qnti_actquant_int8(qnt_context *ctx, const struct qnti_kernels *kernels, size_t cols, float threshold,
+                              struct qnti_actquant **act)
+{
+    struct qnti_grid grid = qnti_affine_grid(kernels, 8, 0, QNT_F32);
+    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
+    grid.offset = 128;
+    QNT_TRY(qnti_actquant_create(ctx, &grid, cols, false, act));
+    (*act)->input_type = QNT_F16;
+    (*act)->threshold = threshold > 0 ? threshold : INFINITY;
+    (*act)->range_of_kept = true;
+    return QNT_OK;
+}
+
+bool qnti_actquant_is_int8(const struct qnti_actquant *act)
+{
+    const struct qnti_grid *g = &act->grid;
+    return g->form == QNTI_FORM_ZERO && g->bits == 8 && g->absmax && g->constant_offset && g->offset == 128 &&
+           g->map.kind == QNTI_MAP_TILES && g->map.rows == 1 && g->map.cols == 0 && !act->fixed && !act->window &&
+           act->input_type == QNT_F16 && act->threshold > 0 && act->range_of_kept && (act->clip == 0 || act->clip == 1);
+}
+
 void qnti_actquant_free(qnt_context *ctx, struct qnti_actquant *act)
 {
     if (!act)

@@ -26,6 +26,10 @@ struct qnti_actquant {
 
 qnt_status qnti_actquant_create(qnt_context *ctx, const struct qnti_grid *grid, size_t cols, bool fixed,
                                 struct qnti_actquant **act);
+/* LLM.int8()'s: 8 bits for each token's largest magnitude below the threshold (0: any), other columns left out. */
+qnt_status qnti_actquant_int8(qnt_context *ctx, const struct qnti_kernels *kernels, size_t cols, float threshold,
+                              struct qnti_actquant **act);
+bool qnti_actquant_is_int8(const struct qnti_actquant *act);
 void qnti_actquant_free(qnt_context *ctx, struct qnti_actquant *act);
 
 /*

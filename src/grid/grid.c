@@ -8,34 +8,6 @@
 #include "base/kernels.h"
 #include "base/number.h"
 
-/* The nearest level, the lower one of two equally near. */
-static uint16_t nearest_level(const float *codebook, unsigned levels, float x)
-{
-    unsigned best = 0;
-    float least = INFINITY;
-    for (unsigned i = 0; i < levels; i++) {
-        float distance = fabsf(codebook[i] - x);
-        if (distance < least) {
-            least = distance;
-            best = i;
-        }
-    }
-    return (uint16_t)best;
-}
-
-static void codebook_round(const struct qnti_grid *grid, const float *codebook, size_t n, const float *x,
-                           const float *scale, const float *offset, size_t stride, uint16_t *code, float *value)
-{
-    for (size_t i = 0; i < n; i++) {
-        float s = scale[i * stride], o = offset[i * stride];
-        uint16_t c = s != 0 ? nearest_level(codebook, grid->levels, (x[i] - o) / s) : 0;
-        if (code)
-            code[i] = c;
-        if (value)
-            value[i] = s * codebook[c] + o;
-    }
-}
-
 void qnti_grid_round(const struct qnti_grid *grid, const float *codebook, size_t n, const float *x, const float *scale,
                      const float *offset, size_t stride, uint16_t *code, float *value)
 {
@@ -49,7 +21,7 @@ void qnti_grid_round(const struct qnti_grid *grid, const float *codebook, size_t
         grid->kernels->min_round(n, x, scale, offset, stride, top, code, value);
         return;
     case QNTI_FORM_CODEBOOK:
-        codebook_round(grid, codebook, n, x, scale, offset, stride, code, value);
+        qnti_codebook_round(grid, codebook, n, x, scale, offset, stride, code, value);
         return;
     case QNTI_FORM_FLOAT:
         for (size_t i = 0; value && i < n; i++)

@@ -22,7 +22,8 @@ enum qnti_map_kind {
     QNTI_MAP_TILES,   /* tiles of rows x cols; 0 stands for all of them */
     QNTI_MAP_FLAT,    /* runs of `cols` over the flattened matrix */
     QNTI_MAP_INDEX,   /* column c belongs to group index[c]; `rows` rows tied */
-    QNTI_MAP_NONE     /* there are no scales: a code's value is its level (`rows` is 1) */
+    QNTI_MAP_NONE,    /* there are no scales: a code's value is its level (`rows` is 1) */
+    QNTI_MAP_STRIDED  /* number i of the flattened matrix belongs to group i % cols */
 };
 
 struct qnti_map {
@@ -64,6 +65,18 @@ struct qnti_grid_kind {
     size_t (*scratch)(size_t cols);
 };
 
+/*
+ * Levels that a format fixes, and its way to them: x / scale belongs to the level of rank k where k is the number of
+ * bounds below it.
+ */
+struct qnti_codebook {
+    const char *name;
+    unsigned bits;
+    const float *level;           /* [2^bits] by code */
+    const float *bound;           /* [2^bits - 1] ascending; NULL: midpoints of neighbours */
+    const uint8_t *code;          /* [2^bits] by rank; NULL: the rank itself */
+};
+
 struct qnti_grid {
     const struct qnti_grid_kind *kind;
     const struct qnti_kernels *kernels;
@@ -82,8 +95,9 @@ struct qnti_grid {
     float offset;                 /* that one */
     bool signed_codes;            /* codes are shown, and stored by formats of signed integers, as code - offset */
     const struct qnti_grid *scale_grid, *offset_grid;  /* scales, offsets that are codes themselves */
-    const float *table;           /* QNTI_FORM_CODEBOOK: [levels] known from the grid, not stored; or NULL: */
-    unsigned codebook_size;       /* levels of a stored codebook */
+    const float *table;           /* QNTI_FORM_CODEBOOK: [levels] of the grid's kind, copied by its numbers; or NULL: */
+    const struct qnti_codebook *book;   /* the table's bounds; NULL: codes are of the nearest level */
+    unsigned codebook_size;       /* levels of a codebook that the numbers choose */
     bool codebook_per_row;
     /* What the affine kinds' fit is asked for (rtn.md). */
     bool sym;                     /* levels symmetric about 0 */
@@ -104,6 +118,7 @@ struct qnti_numbers {
     float *value;                 /* the numbers as stored: always with FORM_FLOAT; else where they were asked for */
     struct qnti_numbers *scale, *offset, *codebook;   /* NULL where the grid has none */
     uint32_t *index;              /* the map's, owned */
+    float *table;                 /* the grid's, owned */
 };
 
 /* --- map.c --- */
@@ -115,7 +130,7 @@ void qnti_map_find(const struct qnti_map *map, size_t cols, size_t r, size_t c, 
 size_t qnti_map_run(const struct qnti_map *map, size_t cols, size_t r, size_t c);
 
 /* --- numbers.c --- */
-/* Allocates codes, scales and offsets of a grid for a matrix, all zero; the map's index is copied. */
+/* Allocates codes, scales and offsets of a grid for a matrix, all zero; the map's index and the table are copied. */
 qnt_status qnti_numbers_create(qnt_context *ctx, const struct qnti_grid *grid, size_t rows, size_t cols,
                                struct qnti_numbers **numbers);
 void qnti_numbers_free(qnt_context *ctx, struct qnti_numbers *numbers);
@@ -124,8 +139,12 @@ qnt_status qnti_numbers_from_floats(qnt_context *ctx, qnt_dtype type, const floa
                                     struct qnti_numbers **numbers);
 /* Values of n numbers of row r from column c on. */
 void qnti_numbers_values(const struct qnti_numbers *numbers, size_t r, size_t c, size_t n, float *values);
+/* Of numbers that have values beside their codes: the values of the codes. */
+void qnti_numbers_settle(struct qnti_numbers *numbers);
 void qnti_numbers_put_codes(struct qnti_numbers *numbers, size_t r, size_t c, size_t n, const uint16_t *code);
 void qnti_numbers_get_codes(const struct qnti_numbers *numbers, size_t r, size_t c, size_t n, uint16_t *code);
+/* Codes of 4 bits over the flattened matrix, the first of two in the high half, an odd last one beside that of 0. */
+void qnti_numbers_nibbles(const struct qnti_numbers *numbers, uint8_t *bytes);
 uint16_t qnti_numbers_code(const struct qnti_numbers *numbers, size_t r, size_t c);
 /* Bits that all of it takes when stored: codes at their width, scales, offsets, codebooks, index. */
 double qnti_numbers_bits(const struct qnti_numbers *numbers);
@@ -161,7 +180,19 @@ struct qnti_grid qnti_minmax_grid(const struct qnti_kernels *kernels, unsigned b
                                   qnt_dtype scale_type);
 void qnti_minmax_affine(const struct qnti_grid *grid, float least, float greatest, float *scale, float *offset);
 /* codebook.c: `1 << bits` free levels for each row, stored in `type`; no scale. Solvers fill it, there is no fit. */
-struct qnti_grid qnti_codebook_grid(const struct qnti_kernels *kernels, unsigned bits, qnt_dtype type);
+struct qnti_grid qnti_free_levels_grid(const struct qnti_kernels *kernels, unsigned bits, qnt_dtype type);
+/* codebook.c: levels from a table, each group scaled by its largest magnitude. */
+extern const struct qnti_grid_kind qnti_codebook_kind;
+extern const struct qnti_codebook qnti_nf4, qnti_fp4;  /* bitsandbytes' 4 bits */
+extern const struct qnti_codebook qnti_dynamic8;       /* bitsandbytes' dynamic map, for scales that are codes */
+/* Whether these are the codebook's levels. */
+bool qnti_codebook_is(const struct qnti_codebook *book, unsigned bits, const float *table);
+/* The grid of a codebook in runs of `block` numbers of the flattened matrix. */
+struct qnti_grid qnti_codebook_grid(const struct qnti_kernels *kernels, const struct qnti_codebook *book, size_t block,
+                                    qnt_dtype scale_type);
+/* qnti_grid_round on a codebook grid. */
+void qnti_codebook_round(const struct qnti_grid *grid, const float *codebook, size_t n, const float *x,
+                         const float *scale, const float *offset, size_t stride, uint16_t *code, float *value);
 /* ggml.c: the grid of a ggml block type ("q4_0" ...); false if there is none of that name. */
 bool qnti_ggml_grid(const struct qnti_kernels *kernels, const char *name, struct qnti_grid *grid);
 

@@ -10,7 +10,7 @@ static size_t tile_rows(const struct qnti_map *map, size_t rows)
 
 size_t qnti_map_group_rows(const struct qnti_map *map, size_t rows)
 {
-    if (map->kind == QNTI_MAP_FLAT)
+    if (map->kind == QNTI_MAP_FLAT || map->kind == QNTI_MAP_STRIDED)
         return 1;
     return qnti_ceil_div(rows, tile_rows(map, rows));
 }
@@ -24,6 +24,8 @@ size_t qnti_map_groups(const struct qnti_map *map, size_t rows, size_t cols)
         return map->index_groups;
     case QNTI_MAP_NONE:
         return 0;
+    case QNTI_MAP_STRIDED:
+        return map->cols;
     case QNTI_MAP_TILES:
         break;
     }
@@ -32,10 +34,14 @@ size_t qnti_map_groups(const struct qnti_map *map, size_t rows, size_t cols)
 
 void qnti_map_find(const struct qnti_map *map, size_t cols, size_t r, size_t c, size_t *group_row, size_t *group)
 {
-    *group_row = map->kind == QNTI_MAP_FLAT || map->rows == 0 ? 0 : r / map->rows;
+    bool flat = map->kind == QNTI_MAP_FLAT || map->kind == QNTI_MAP_STRIDED;
+    *group_row = flat || map->rows == 0 ? 0 : r / map->rows;
     switch (map->kind) {
     case QNTI_MAP_FLAT:
         *group = (r * cols + c) / map->cols;
+        return;
+    case QNTI_MAP_STRIDED:
+        *group = (r * cols + c) % map->cols;
         return;
     case QNTI_MAP_INDEX:
         *group = map->index[c];
@@ -57,6 +63,8 @@ size_t qnti_map_run(const struct qnti_map *map, size_t cols, size_t r, size_t c)
         while (end < cols && map->index[end] == map->index[c])
             end++;
         return end - c;
+    case QNTI_MAP_STRIDED:
+        return map->cols == 1 ? cols - c : 1;
     case QNTI_MAP_NONE:
     case QNTI_MAP_TILES:
         break;

@@ -44,6 +44,11 @@ static qnt_status create_parts(qnt_context *ctx, struct qnti_numbers *q)
     }
     if (grid->form == QNTI_FORM_FLOAT)
         return QNT_OK;
+    if (grid->table) {
+        QNT_TRY(QNTI_NEW_RAW(ctx, grid->levels, &q->table));
+        memcpy(q->table, grid->table, grid->levels * sizeof *q->table);
+        q->grid.table = q->table;
+    }
     if (grid->map.kind != QNTI_MAP_NONE)
         QNT_TRY(create_second(ctx, q, grid->scale_grid, &q->scale));
     if (!grid->constant_offset)
@@ -88,6 +93,7 @@ void qnti_numbers_free(qnt_context *ctx, struct qnti_numbers *q)
     qnti_free(ctx, q->code16);
     qnti_free(ctx, q->value);
     qnti_free(ctx, q->index);
+    qnti_free(ctx, q->table);
     qnti_free(ctx, q);
 }
 
@@ -150,6 +156,21 @@ void qnti_numbers_affine(const struct qnti_numbers *q, size_t r, size_t c, float
     *offset = q->grid.constant_offset ? q->grid.offset : q->offset->value[at];
 }
 
+/* Numbers side by side belong to groups side by side. */
+static void strided_values(const struct qnti_numbers *q, const float *codebook, size_t r, size_t c, size_t n,
+                           float *values)
+{
+    enum { CHUNK = 512 };
+    uint16_t code[CHUNK];
+    for (size_t done = 0, run; done < n; done += run) {
+        size_t group = (r * q->cols + c + done) % q->grid.map.cols;
+        const float *offset = q->offset ? q->offset->value + group : &q->grid.offset;
+        run = qnti_min(qnti_min(q->grid.map.cols - group, n - done), q->offset ? CHUNK : 1);
+        qnti_numbers_get_codes(q, r, c + done, run, code);
+        qnti_grid_value(&q->grid, codebook, run, code, q->scale->value + group, offset, 1, values + done);
+    }
+}
+
 void qnti_numbers_values(const struct qnti_numbers *q, size_t r, size_t c, size_t n, float *values)
 {
     enum { CHUNK = 512 };
@@ -159,6 +180,10 @@ void qnti_numbers_values(const struct qnti_numbers *q, size_t r, size_t c, size_
         memcpy(values, q->value + r * q->cols + c, n * sizeof *values);
         return;
     }
+    if (q->grid.map.kind == QNTI_MAP_STRIDED) {
+        strided_values(q, codebook, r, c, n, values);
+        return;
+    }
     for (size_t done = 0, run; done < n; done += run) {
         float scale, offset;
         run = qnti_min(qnti_min(qnti_map_run(&q->grid.map, q->cols, r, c + done), n - done), CHUNK);
@@ -166,6 +191,15 @@ void qnti_numbers_values(const struct qnti_numbers *q, size_t r, size_t c, size_
         qnti_numbers_affine(q, r, c + done, &scale, &offset);
         qnti_grid_value(&q->grid, codebook, run, code, &scale, &offset, 0, values + done);
     }
+}
+
+void qnti_numbers_settle(struct qnti_numbers *q)
+{
+    float *value = q->value;
+    q->value = NULL;
+    for (size_t r = 0; r < q->rows; r++)
+        qnti_numbers_values(q, r, 0, q->cols, value + r * q->cols);
+    q->value = value;
 }
 
 double qnti_numbers_bits(const struct qnti_numbers *q)
@@ -178,6 +212,8 @@ double qnti_numbers_bits(const struct qnti_numbers *q)
     bits = (double)q->grid.bits * (double)q->rows * (double)q->cols;
     if (q->index)
         bits += 32.0 * (double)q->cols;
+    if (q->grid.form == QNTI_FORM_CODEBOOK && q->grid.constant_offset && q->grid.offset != 0)
+        bits += 32; /* no table's own: the numbers' */
     if (q->offset && q->grid.integer_offset)
         bits += (double)q->grid.bits * (double)q->offset->rows * (double)q->offset->cols;
     else

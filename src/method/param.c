@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/number.h"
 
 static void store(const struct qnti_param *row, double value, void *params)
 {
@@ -57,29 +58,6 @@ static int choice(const char *choices, const char *value, int number, char *out,
     }
 }
 
-/* Recipes are written in the C locale's form whatever the host's locale is. */
-static void exchange_point(char *text, bool to_host)
-{
-    char half[8], point = '.';
-    if (snprintf(half, sizeof half, "%.1f", 0.5) >= 3)
-        point = half[1];
-    for (; *text; text++)
-        if (*text == (to_host ? '.' : point))
-            *text = to_host ? point : '.';
-}
-
-static bool read_number(const char *text, double *value)
-{
-    char *end;
-    char copy[64];
-    if (strlen(text) >= sizeof copy)
-        return false;
-    strcpy(copy, text);
-    exchange_point(copy, true);
-    *value = strtod(copy, &end);
-    return end != copy && *end == 0;
-}
-
 static bool read_value(const struct qnti_param *row, const char *text, double *value)
 {
     switch (row->type) {
@@ -90,13 +68,13 @@ static bool read_value(const struct qnti_param *row, const char *text, double *v
         *value = choice(row->choices, text, 0, NULL, 0);
         return *value >= 0;
     case QNTI_PARAM_INT:
-        return read_number(text, value) && *value == floor(*value) && strpbrk(text, ".eExXpPnN") == NULL;
+        return qnti_read_decimal(text, value) && *value == floor(*value) && strpbrk(text, ".eExXpPnN") == NULL;
     case QNTI_PARAM_FLOAT:
         if (strcmp(text, "inf") == 0 && isinf(row->greatest)) {
             *value = INFINITY;
             return true;
         }
-        return read_number(text, value) && strpbrk(text, "xXnN") == NULL;
+        return qnti_read_decimal(text, value) && strpbrk(text, "xXnN") == NULL;
     }
     return false;
 }
@@ -154,7 +132,7 @@ static void print_value(const struct qnti_param *row, double value, char *out, s
         choice(row->choices, NULL, (int)value, out, size);
     } else {
         snprintf(out, size, "%.10g", value);
-        exchange_point(out, false);
+        qnti_exchange_point(out, false);
     }
 }
 

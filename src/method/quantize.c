@@ -381,6 +381,7 @@ static qnt_status quantize_layers(const struct site *site, const qnt_recipe *rec
         QNT_CHECK(check_layer(site->job->ctx, site->job, layer));
         QNT_CHECK(qnti_qlinear_create(site->job->ctx, layer->name, layer->weight.rows, layer->weight.cols, layer->bias,
                                       &site->q[i]));
+        site->q[i]->source_type = layer->weight.dtype;
     }
     QNT_CHECK(run_stages(site, recipe, &transform));
     QNT_CHECK(hessian_of_report(site->job));

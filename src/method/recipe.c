@@ -283,6 +283,8 @@ static qnt_status leave_out_activations(qnt_recipe *recipe, const struct qnti_la
     const struct qnti_recipe_step *step;
     if (s < 0 || qnti_layout_at_run_time(layout))
         return QNT_OK;
+    if (layout->methods && s == recipe->provider[QNTI_STAGE_WEIGHTS]) /* they come with the grid */
+        return QNT_OK;
     step = &recipe->steps[s];
     for (size_t i = 0; i < step->method->table.count; i++)
         if ((step->given >> i & 1) && strncmp(step->method->table.rows[i].name, "act_", 4) == 0)
@@ -318,6 +320,46 @@ static qnt_status check_beside(const qnt_recipe *recipe, const struct qnti_layou
     return QNT_OK;
 }
 
+/* A method whose grids the layout does not list. */
+static qnt_status check_listed(qnt_context *ctx, const struct qnti_layout *layout, const struct qnti_method *method)
+{
+    struct qnti_buffer list = {0};
+    if (!layout->methods || qnti_layout_lists(layout, method->name))
+        return QNT_OK;
+    for (const char *const *name = layout->methods; *name; name++)
+        if (qnti_buffer_print(ctx, &list, "%s%s", list.bytes ? ", " : "", *name) != QNT_OK) {
+            qnti_buffer_free(ctx, &list);
+            return QNT_NO_MEMORY;
+        }
+    qnti_fail(ctx, QNT_UNSUPPORTED, "format %s holds the grids of %s, not that of method %s; native can hold any",
+              layout->name, list.data, method->name);
+    qnti_buffer_free(ctx, &list);
+    return QNT_UNSUPPORTED;
+}
+
+/* "key=value,key=value": results of a method with these cannot be held. */
+static qnt_status check_refused(qnt_context *ctx, const struct qnti_layout *layout,
+                                const struct qnti_recipe_step *step)
+{
+    const char *settings = layout->refused;
+    while (settings && *settings) {
+        char key[32], value[32], is[32];
+        const struct qnti_param *row;
+        int used = 0;
+        if (sscanf(settings, "%31[^=]=%31[^,]%n", key, value, &used) != 2)
+            return qnti_fail(ctx, QNT_INVALID, "\"%s\" is not key=value", settings);
+        settings += used + (settings[used] == ',');
+        row = qnti_param_find(&step->method->table, key);
+        if (!row)
+            continue;
+        qnti_param_print(row, step->params, is, sizeof is);
+        if (strcmp(is, value) == 0)
+            return qnti_fail(ctx, QNT_INVALID, "format %s cannot hold what method %s makes with %s=%s; native can",
+                             layout->name, step->method->name, key, value);
+    }
+    return QNT_OK;
+}
+
 qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, qnt_recipe **adapted)
 {
     static const char *const prescribed[] = {"bits", "group_size", "sym",     "sym_grid",
@@ -325,6 +367,8 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
     const struct qnti_recipe_step *weights = qnti_recipe_weights(recipe);
     qnt_status status;
     *adapted = NULL;
+    if (layout)
+        QNT_TRY(check_listed(recipe->ctx, layout, weights->method));
     QNT_TRY(check_beside(recipe, layout));
     for (size_t i = 0; layout && layout->ggml && i < sizeof prescribed / sizeof *prescribed; i++)
         if (qnti_recipe_given(weights, prescribed[i]))
@@ -338,6 +382,8 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
         if (qnti_param_find(&weights->method->table, prescribed[i]))
             status = qnti_layout_accepts(recipe->ctx, layout, weights->method->name, prescribed[i],
                                          qnti_recipe_number(weights, prescribed[i], 0));
+    if (status == QNT_OK && layout)
+        status = check_refused(recipe->ctx, layout, weights);
     if (status == QNT_OK)
         status = leave_out_activations(*adapted, layout);
     if (status != QNT_OK) {

@@ -15,6 +15,9 @@
     X(spqr)        \
     X(owq)         \
     X(squeezellm)  \
+    X(easyquant)   \
+    X(hqq)         \
+    X(bnb4)        \
     X(refine)
 
 #define DECLARE(name) extern const struct qnti_method qnti_method_##name;

@@ -59,9 +59,7 @@ static qnt_status llm_int8_activations(struct qnti_job *job, const qnt_layer *la
 {
     const struct llm_int8_params *p = job->params;
     (void)layer;
-    QNT_TRY(qnti_job_quantize_inputs(job, &(struct qnti_input_rule){.bits = BITS, .per_token = true}, q));
-    q->act->input_type = QNT_F16;
-    q->act->threshold = p->outlier_threshold > 0 ? (float)p->outlier_threshold : INFINITY;
+    QNT_TRY(qnti_actquant_int8(job->ctx, job->kernels, q->in, (float)p->outlier_threshold, &q->act));
     q->act->range_of_kept = p->row_stat == STAT_BELOW;
     return QNT_OK;
 }

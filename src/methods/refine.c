@@ -39,7 +39,7 @@ qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p,
     if (q->segment_count != 1)
         return qnti_qlinear_warn(q, "not refined: the layer has %zu segments", q->segment_count);
     if (q->sparse.count)
-        return qnti_qlinear_warn(q, "not refined: the layer keeps single weights");
+        return qnti_qlinear_warn(q, "not refined: %zu weights stand outside the grid", q->sparse.count);
     if (p->refit_scales && !qnti_can_refit(&q->segments[0].weight->grid))
         QNT_TRY(qnti_qlinear_warn(q, "scales not refitted: they are quantized themselves or shared by rows"));
     QNT_TRY(qnti_make_up(job, qep, damping, q->out));

@@ -115,7 +115,7 @@ static qnt_status squeezellm_weights(struct qnti_job *job, const qnt_layer *laye
 {
     const struct squeezellm_params *p = job->params;
     qnt_dtype type = job->layout ? job->layout->scale_type : QNT_F32;
-    struct qnti_grid grid = qnti_codebook_grid(job->kernels, (unsigned)p->bits, type);
+    struct qnti_grid grid = qnti_free_levels_grid(job->kernels, (unsigned)p->bits, type);
     struct qnti_kmeans k = {.w = job->weight};
     uint8_t *mask = NULL;
     qnt_status status;

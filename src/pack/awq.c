@@ -197,4 +197,4 @@ cleanup:
     return status;
 }
 
-const struct qnti_packer qnti_awq_packer = {tensors_of, pack, unpack};
+const struct qnti_packer qnti_awq_packer = {.tensors = tensors_of, .pack = pack, .unpack = unpack};

@@ -82,4 +82,4 @@ cleanup:
     return status;
 }
 
-const struct qnti_packer qnti_block_packer = {tensors_of, pack, unpack};
+const struct qnti_packer qnti_block_packer = {.tensors = tensors_of, .pack = pack, .unpack = unpack};

@@ -312,4 +312,4 @@ cleanup:
     return status;
 }
 
-const struct qnti_packer qnti_gptq_packer = {tensors_of, pack, unpack};
+const struct qnti_packer qnti_gptq_packer = {.tensors = tensors_of, .pack = pack, .unpack = unpack};

@@ -29,6 +29,8 @@ static const struct qnti_affine_limits gptq_v1 = {WIDTHS_2348, 1, true, false, 3
 static const struct qnti_affine_limits gptq_v2 = {WIDTHS_2348, 0, true, false, 32, 32};
 static const struct qnti_affine_limits awq = {1u << 4, 0, false, true, 1, 8};
 
+static const char *const bnb_methods[] = {"bnb4", "llm_int8", NULL};
+
 #define FLOATS(type, words, scales)                                                                                    \
     {                                                                                                                  \
         .name = "gguf:" type, .title = words, .ggml = type, .scale_type = scales, .packer = &qnti_block_packer         \
@@ -62,6 +64,9 @@ static const struct qnti_layout layouts[] = {
      .packer = &qnti_gptq_packer},
     {.name = "awq", .title = "4 bits with zeros, GEMM order", .scale_type = QNT_F16,
      .preferred = "bits=4,group_size=128,sym=false", .limits = &awq, .packer = &qnti_awq_packer},
+    {.name = "bnb", .title = "bitsandbytes: NF4, FP4, or 8 bits with outliers at run time", .scale_type = QNT_F32,
+     .methods = bnb_methods, .beside = QNTI_BESIDE_GRID, .refused = "outlier_weights=fp16,row_stat=kept",
+     .packer = &qnti_bnb_packer},
 };
 
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
@@ -98,7 +103,15 @@ bool qnti_layout_grid(const struct qnti_layout *layout, const struct qnti_kernel
 
 bool qnti_layout_at_run_time(const struct qnti_layout *layout)
 {
-    return !layout || (!layout->ggml && !layout->limits);
+    return !layout || (!layout->ggml && !layout->limits && !layout->methods);
+}
+
+bool qnti_layout_lists(const struct qnti_layout *layout, const char *method)
+{
+    const char *const *name = layout->methods;
+    while (name && *name && strcmp(*name, method) != 0)
+        name++;
+    return name ? *name != NULL : !layout->ggml && !layout->limits;
 }
 
 /* Columns of which a width must be a multiple. */
@@ -134,7 +147,7 @@ const char *qnti_layout_misfit(const struct qnti_layout *layout, size_t out, siz
 
 static bool accepts(const struct qnti_layout *layout, const char *parameter, double value)
 {
-    if (layout->ggml)
+    if (layout->ggml || layout->methods)
         return false;
     if (!layout->limits)
         return true;
@@ -160,12 +173,14 @@ qnt_status qnti_layout_accepts(qnt_context *ctx, const struct qnti_layout *layou
 
 /* --- what a layer has beside its grid --- */
 
-static unsigned beside_grid(const qnt_qlinear *q)
+static unsigned beside_grid(const struct qnti_layout *layout, const qnt_qlinear *q)
 {
+    bool own_inputs = q->act && layout->packer && layout->packer->inputs && layout->packer->inputs(q->act);
     return (q->segment_count != 1 ? QNTI_BESIDE_SEGMENTS : 0u) | (q->sparse.count ? QNTI_BESIDE_SPARSE : 0u) |
            (q->lowrank_a ? QNTI_BESIDE_LOWRANK : 0u) | (q->full ? QNTI_BESIDE_COPY : 0u) |
            (!qnti_transform_is_identity(&q->transform) ? QNTI_BESIDE_TRANSFORM : 0u) |
-           (q->act || q->segments[0].act ? QNTI_BESIDE_INPUTS : 0u) | (q->output ? QNTI_BESIDE_OUTPUTS : 0u);
+           ((q->act && !own_inputs) || q->segments[0].act ? QNTI_BESIDE_INPUTS : 0u) |
+           (q->output ? QNTI_BESIDE_OUTPUTS : 0u);
 }
 
 /* The first of `beside` in words; NULL: there is none. */
@@ -187,7 +202,7 @@ qnt_status qnti_layout_takes(qnt_context *ctx, const struct qnti_layout *layout,
     if (!lacking)
         return QNT_OK;
     for (size_t i = 0; i < LAYOUTS; i++)
-        if (!(beside & ~layouts[i].beside) &&
+        if (!(beside & ~layouts[i].beside) && (!layouts[i].methods || qnti_layout_lists(&layouts[i], method)) &&
             qnti_buffer_print(ctx, &list, "%s%s", list.bytes ? ", " : "", layouts[i].name) != QNT_OK)
             break;
     qnti_fail(ctx, QNT_UNSUPPORTED, "method %s leaves %s, which format %s cannot hold; these can: %s", method, lacking,
@@ -279,14 +294,18 @@ static qnt_status holds_affine(const struct qnti_layout *layout, const qnt_qline
 qnt_status qnti_layout_holds(const struct qnti_layout *layout, const qnt_qlinear *q)
 {
     const char *part;
-    if (!layout->ggml && !layout->limits)
+    if (!layout->packer)
         return QNT_OK;
     QNT_TRY(qnti_layout_width(q->ctx, layout, q->name, q->in));
-    part = name_beside(beside_grid(q) & ~layout->beside);
+    part = name_beside(beside_grid(layout, q) & ~layout->beside);
+    if (!part && layout->packer->misfit)
+        part = layout->packer->misfit(q);
     if (part)
         return qnti_fail(q->ctx, QNT_UNSUPPORTED, "layer %s: format %s cannot hold %s; native can", q->name,
                          layout->name, part);
-    return layout->ggml ? holds_grid(layout, q) : holds_affine(layout, q);
+    if (layout->ggml)
+        return holds_grid(layout, q);
+    return layout->limits ? holds_affine(layout, q) : QNT_OK;
 }
 
 bool qnt_layout_get(size_t index, qnt_layout_info *info)

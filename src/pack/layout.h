@@ -2,8 +2,8 @@
  * layout.h - the table of layouts: what a format can hold of a quantized layer, and who packs it.
  *
  * A layout either prescribes its grid (the blocks of ggml), or states limits
- * of the affine grids that it can hold (GPTQ, AWQ), or holds everything
- * (native). Callers ask the functions below and need not know which.
+ * of the affine grids that it can hold (GPTQ, AWQ), or names the methods that
+ * make its grids (bitsandbytes), or holds everything (native). Callers ask the functions below and need not know which.
  */
 #ifndef QNTI_LAYOUT_H
 #define QNTI_LAYOUT_H
@@ -32,10 +32,17 @@ struct qnti_packer {
     /* Of the tensors, which come in any order, only their sizes in bytes have been checked. */
     qnt_status (*unpack)(qnt_context *ctx, const struct qnti_layout *layout, const char *name,
                          const qnt_packed_tensor *tensors, const uint8_t *const *data, size_t count, qnt_qlinear **q);
+    /* What of the layer's grid cannot be held, where neither blocks nor limits say it; NULL: all can. */
+    const char *(*misfit)(const qnt_qlinear *q);
+    /* Whether the format's readers quantize inputs in this way; NULL: in none. */
+    bool (*inputs)(const struct qnti_actquant *act);
 };
 extern const struct qnti_packer qnti_block_packer;   /* blocks.c: rows of a ggml type */
 extern const struct qnti_packer qnti_gptq_packer;    /* gptq.c */
 extern const struct qnti_packer qnti_awq_packer;     /* awq.c */
+extern const struct qnti_packer qnti_bnb_packer;     /* bnb.c */
+/* The name of a grid of 4 bits there, "nf4" or "fp4"; NULL: it is another one. */
+const char *qnti_bnb_type(const struct qnti_grid *grid);
 
 /* What a layer may have beside codes on an affine grid whose zeros are whole numbers of its range; bits. */
 enum qnti_beside {
@@ -48,7 +55,9 @@ struct qnti_layout {
     const char *ggml;                    /* name of the ggml type that prescribes the grid, or NULL */
     qnt_dtype scale_type;                /* of scales that the method chooses */
     const char *recipe;                  /* with calibration, where the user names none; NULL: gptq */
+    const char *const *methods;          /* whose own grids it holds, no others, the first by default; NULL behind */
     const char *preferred;               /* "key=value,...": parameters where the user says nothing; or NULL */
+    const char *refused;                 /* "key=value,...": parameters whose results it cannot hold; or NULL */
     bool group_index;                    /* holds groups along an order of processing */
     const char *symmetric;               /* name of the layout that symmetric layers get instead, or NULL */
     const struct qnti_affine_limits *limits;   /* NULL: the grid is prescribed, or any will do */
@@ -61,6 +70,8 @@ const struct qnti_layout *qnti_layout_find(qnt_context *ctx, const char *name);
 const struct qnti_layout *qnti_layout_at(size_t index);
 /* Whether the layout prescribes a grid, and which. */
 bool qnti_layout_grid(const struct qnti_layout *layout, const struct qnti_kernels *kernels, struct qnti_grid *grid);
+/* Whether grids of a method of its own, not asked of the layout, can stand there. */
+bool qnti_layout_lists(const struct qnti_layout *layout, const char *method);
 /* Whether what is done at run time stands beside the codes: a transform, quantized activations. NULL: yes. */
 bool qnti_layout_at_run_time(const struct qnti_layout *layout);
 /* QNT_UNSUPPORTED with what does not fit, and which layouts could hold it. */

@@ -77,7 +77,7 @@ static qnt_status check_grid(const struct reader *r, const int32_t *w)
 {
     if (!in_range(w[GRID_ROWS], 1, INT32_MAX) || !in_range(w[GRID_COLS], 1, INT32_MAX))
         return bad(r, "grid", "has an impossible shape");
-    if (!in_range(w[GRID_FORM], QNTI_FORM_FLOAT, QNTI_FORM_CODEBOOK) || !in_range(w[GRID_MAP], 0, QNTI_MAP_NONE) ||
+    if (!in_range(w[GRID_FORM], QNTI_FORM_FLOAT, QNTI_FORM_CODEBOOK) || !in_range(w[GRID_MAP], 0, QNTI_MAP_STRIDED) ||
         !float_type(w[GRID_FLOAT_TYPE]) || !float_type(w[GRID_SCALE_TYPE]))
         return bad(r, "grid", "has an unknown form, map or type");
     if (w[GRID_MAP] == QNTI_MAP_NONE &&
@@ -90,23 +90,30 @@ static qnt_status check_grid(const struct reader *r, const int32_t *w)
         return bad(r, "grid", "has impossible bits, levels or offset");
     if (w[GRID_SIGNED] && !(fabsf(qnti_float((uint32_t)w[GRID_OFFSET_BITS])) <= 1 << MOST_BITS))
         return bad(r, "grid", "has signed codes about an impossible middle");
-    if (w[GRID_MAP_ROWS] < 0 || w[GRID_MAP_COLS] < (w[GRID_MAP] == QNTI_MAP_FLAT) ||
+    if (w[GRID_MAP_ROWS] < 0 ||
+        w[GRID_MAP_COLS] < (w[GRID_MAP] == QNTI_MAP_FLAT || w[GRID_MAP] == QNTI_MAP_STRIDED) ||
+        (w[GRID_MAP] == QNTI_MAP_STRIDED && w[GRID_MAP_COLS] > (int64_t)w[GRID_ROWS] * w[GRID_COLS]) ||
         !in_range(w[GRID_INDEX_GROUPS], w[GRID_MAP] == QNTI_MAP_INDEX, w[GRID_COLS]))
         return bad(r, "grid", "has impossible groups");
-    if (w[GRID_FORM] == QNTI_FORM_CODEBOOK && !in_range(w[GRID_CODEBOOK], w[GRID_LEVELS], 1 << MOST_BITS))
+    if (w[GRID_FORM] == QNTI_FORM_CODEBOOK && w[GRID_CODEBOOK] != 0 &&
+        !in_range(w[GRID_CODEBOOK], w[GRID_LEVELS], 1 << MOST_BITS))
         return bad(r, "grid", "has a codebook of an impossible size");
     return QNT_OK;
 }
 
 static qnt_status read_grid(const struct reader *r, struct qnti_grid *grid, size_t *rows, size_t *cols, bool *value)
 {
+    static const struct qnti_grid_kind *const kind_of[] = {[QNTI_FORM_FLOAT] = &qnti_float_kind,
+                                                           [QNTI_FORM_ZERO] = &qnti_affine_kind,
+                                                           [QNTI_FORM_MIN] = &qnti_affine_kind,
+                                                           [QNTI_FORM_CODEBOOK] = &qnti_codebook_kind};
     int32_t w[GRID_WORDS];
     QNT_TRY(read_words(r, "grid", GRID_WORDS, w));
     QNT_TRY(check_grid(r, w));
     *rows = (size_t)w[GRID_ROWS];
     *cols = (size_t)w[GRID_COLS];
     *value = w[GRID_HAS_VALUE] != 0;
-    *grid = (struct qnti_grid){.kind = w[GRID_FORM] == QNTI_FORM_FLOAT ? &qnti_float_kind : &qnti_affine_kind,
+    *grid = (struct qnti_grid){.kind = kind_of[w[GRID_FORM]],
                                .kernels = qnti_context_kernels(r->ctx),
                                .form = (enum qnti_form)w[GRID_FORM],
                                .bits = (unsigned)w[GRID_BITS],
@@ -139,6 +146,15 @@ static qnt_status read_index(const struct reader *r, size_t cols, size_t groups,
         if ((*index)[c] >= groups)
             return bad(r, "index", "names a group that is not there");
     return QNT_OK;
+}
+
+/* Levels that the grid's kind fixes; every file holds its own. */
+static qnt_status read_table(const struct reader *r, size_t levels, float **table)
+{
+    if (!find(r, "table"))
+        return bad(r, "table", "is missing");
+    QNT_TRY(QNTI_NEW_RAW(r->ctx, levels, table));
+    return read_floats(r, "table", QNT_F32, levels, *table);
 }
 
 /* Codes at their width; each must be a level. */
@@ -235,6 +251,7 @@ static qnt_status read_numbers(const struct reader *r, const char *suffix, struc
     struct qnti_grid grid;
     struct qnti_numbers *q = NULL;
     uint32_t *index = NULL;
+    float *table = NULL;
     size_t rows, cols, n;
     bool value;
     qnt_status status;
@@ -249,12 +266,16 @@ static qnt_status read_numbers(const struct reader *r, const char *suffix, struc
     if (grid.map.kind == QNTI_MAP_INDEX && grid.form != QNTI_FORM_FLOAT)
         QNT_CHECK(read_index(&inner, cols, grid.map.index_groups, &index));
     grid.map.index = index;
+    if (grid.form == QNTI_FORM_CODEBOOK && !grid.codebook_size)
+        QNT_CHECK(read_table(&inner, grid.levels, &table));
+    grid.table = table;
     QNT_CHECK(qnti_numbers_create(r->ctx, &grid, rows, cols, &q));
     QNT_CHECK(read_parts(&inner, q));
     *numbers = q;
     q = NULL;
 cleanup:
     qnti_free(r->ctx, index);
+    qnti_free(r->ctx, table);
     qnti_numbers_free(r->ctx, q);
     return status;
 }
@@ -291,8 +312,8 @@ static qnt_status read_act(const struct reader *r, const char *suffix, size_t co
     QNT_TRY(read_grid(&inner, &grid, &grid_rows, &grid_cols, &value));
     if (grid_cols != cols)
         return bad(r, name, "is not of the layer's width");
-    if (grid.form == QNTI_FORM_CODEBOOK)
-        return bad(r, name, "has a codebook, which activations cannot have");
+    if (grid.form == QNTI_FORM_CODEBOOK || grid.map.kind == QNTI_MAP_STRIDED)
+        return bad(r, name, "has a codebook or strided groups, which activations cannot have");
     if (grid.map.kind == QNTI_MAP_INDEX)
         QNT_CHECK(read_index(&inner, cols, grid.map.index_groups, &index));
     grid.map.index = index;

@@ -155,6 +155,8 @@ static qnt_status add_numbers(const struct writer *w, const char *suffix, const 
     QNT_TRY(add_codes(&inner, q));
     if (q->index)
         QNT_TRY(add_u32(&inner, "index", q->index, q->cols));
+    if (q->table)
+        QNT_TRY(add_floats(&inner, "table", QNT_F32, q->table, 1, q->grid.levels, 0));
     QNT_TRY(add_numbers(&inner, "scale", q->scale));
     if (q->offset && q->grid.integer_offset)
         QNT_TRY(add_integer_offsets(&inner, q));

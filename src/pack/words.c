@@ -28,6 +28,11 @@ static qnt_dtype bias_type(const qnt_qlinear *q)
     return QNT_F16;
 }
 
+qnt_packed_tensor qnti_words_bias(const qnt_qlinear *q)
+{
+    return (qnt_packed_tensor){.name = "bias", .dtype = bias_type(q), .rank = 1, .shape = {q->out, 0}};
+}
+
 void qnti_words_common_tensors(const struct qnti_layout *layout, const qnt_qlinear *q, qnt_packed_tensor *tensors,
                                size_t *count)
 {
@@ -35,8 +40,7 @@ void qnti_words_common_tensors(const struct qnti_layout *layout, const qnt_qline
     tensors[(*count)++] = (qnt_packed_tensor){.name = "scales", .dtype = layout->scale_type, .rank = 2,
                                               .shape = {groups, q->out}};
     if (q->bias)
-        tensors[(*count)++] = (qnt_packed_tensor){.name = "bias", .dtype = bias_type(q), .rank = 1,
-                                                  .shape = {q->out, 0}};
+        tensors[(*count)++] = qnti_words_bias(q);
 }
 
 static void store_f16(const struct qnti_kernels *k, size_t n, const float *x, uint8_t *bytes)
@@ -164,7 +168,7 @@ qnt_status qnti_set_scales(const struct qnti_tensor_set *set, struct qnti_words 
     return QNT_OK;
 }
 
-static qnt_status read_bias(const struct qnti_tensor_set *set, qnt_qlinear *q)
+qnt_status qnti_set_bias(const struct qnti_tensor_set *set, qnt_qlinear *q)
 {
     const uint8_t *bytes;
     const qnt_packed_tensor *t = qnti_set_find(set, "bias", &bytes);
@@ -187,7 +191,7 @@ qnt_status qnti_set_create(const struct qnti_tensor_set *set, struct qnti_words 
     grid.map = *map;
     grid.integer_offset = true;
     QNT_TRY(qnti_qlinear_create(set->ctx, set->layer, w->out, w->in, NULL, &q));
-    QNT_CHECK(read_bias(set, q));
+    QNT_CHECK(qnti_set_bias(set, q));
     QNT_CHECK(qnti_qlinear_one_segment(q));
     QNT_CHECK(qnti_segment_fill(q, &q->segments[0], &grid));
     w->q = q->segments[0].weight;

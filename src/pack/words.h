@@ -1,7 +1,7 @@
 /*
- * words.h - what the layouts of 32-bit words share: GPTQ and AWQ.
+ * words.h - what the layouts of 32-bit words share, GPTQ and AWQ; biases and the search for tensors are all layouts'.
  *
- * Both have qweight, qzeros and scales, with the groups of a column below each
+ * The two have qweight, qzeros and scales, with the groups of a column below each
  * other: scales (groups, out). A layer is taken through in tiles of outputs.
  */
 #ifndef QNTI_PACK_WORDS_H
@@ -41,7 +41,9 @@ struct qnti_words qnti_words_of(const struct qnti_layout *layout, const qnt_qlin
 /* Adds "scales" and, where the layer has one, "bias" behind the tensors. */
 void qnti_words_common_tensors(const struct qnti_layout *layout, const qnt_qlinear *q, qnt_packed_tensor *tensors,
                                size_t *count);
-/* The bias in the type that qnti_words_common_tensors chose. */
+/* The layer's bias: of f16, or f32 where f16 cannot hold it. */
+qnt_packed_tensor qnti_words_bias(const qnt_qlinear *q);
+/* The bias in the type of qnti_words_bias. */
 void qnti_words_pack_bias(const qnt_qlinear *q, uint8_t *bytes);
 
 /* Zeros of group g, outputs [first, first + n), as they are stored. */
@@ -66,6 +68,8 @@ const qnt_packed_tensor *qnti_set_find(const struct qnti_tensor_set *set, const 
 /* QNT_BAD_DATA unless the tensor is there as I32 of two dimensions. */
 qnt_status qnti_set_words(const struct qnti_tensor_set *set, const char *name, const qnt_packed_tensor **tensor,
                           uint8_t **data);
+/* The layer's bias, where there is one. */
+qnt_status qnti_set_bias(const struct qnti_tensor_set *set, qnt_qlinear *q);
 /* Checks scales against out and gives groups, type and place. */
 qnt_status qnti_set_scales(const struct qnti_tensor_set *set, struct qnti_words *w);
 /* A layer on an affine grid of w's bits with this map, its bias read; w->q is its numbers. */

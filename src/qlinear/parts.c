@@ -79,6 +79,13 @@ static qnt_status get_codes(const qnt_qlinear *q, qnt_part *part)
     return QNT_OK;
 }
 
+/* Levels of a codebook in runs over the flattened matrix: its scales are shown as the maxima of blocks. */
+static bool in_blocks(const qnt_qlinear *q)
+{
+    const struct qnti_segment *s = main_segment(q);
+    return s && s->weight->grid.form == QNTI_FORM_CODEBOOK && s->weight->grid.map.kind == QNTI_MAP_FLAT;
+}
+
 /* Scale or offset of every (row, group); rows that are tied repeat theirs. A scale for the whole tensor is (1, 1). */
 static qnt_status get_affine(const qnt_qlinear *q, bool offsets, qnt_part *part)
 {
@@ -86,11 +93,12 @@ static qnt_status get_affine(const qnt_qlinear *q, bool offsets, qnt_part *part)
     const struct qnti_numbers *w = s ? s->weight : NULL, *second;
     size_t rows, groups;
     float *values;
-    if (!w || !w->scale)
+    if (!w || !w->scale || in_blocks(q))
         return QNT_NOT_FOUND;
     second = offsets ? w->offset : w->scale;
     groups = w->scale->cols;
-    rows = w->grid.map.kind == QNTI_MAP_FLAT || w->grid.map.rows == 0 ? w->scale->rows : q->out;
+    rows = w->grid.map.kind == QNTI_MAP_FLAT || w->grid.map.kind == QNTI_MAP_STRIDED || w->grid.map.rows == 0
+               ? w->scale->rows : q->out;
     QNT_TRY(new_part(q, part, 2, rows, groups));
     values = part->data;
     for (size_t r = 0; r < rows; r++)
@@ -157,7 +165,63 @@ static qnt_status get_codebook(const qnt_qlinear *q, qnt_part *part)
 {
     const struct qnti_segment *s = main_segment(q);
     const struct qnti_numbers *book = s ? s->weight->codebook : NULL;
+    if (s && s->weight->table)
+        return get_floats(q, s->weight->table, 2, 1, s->weight->grid.levels, part);
     return book ? get_floats(q, book->value, 2, book->rows, book->cols, part) : QNT_NOT_FOUND;
+}
+
+/* --- blocks of a codebook (bnb4.md) --- */
+
+static qnt_status get_packed(const qnt_qlinear *q, qnt_part *part)
+{
+    const struct qnti_numbers *w = in_blocks(q) ? main_segment(q)->weight : NULL;
+    size_t n = q->out * q->in;
+    if (!w || w->grid.bits != 4)
+        return QNT_NOT_FOUND;
+    QNT_TRY(new_part(q, part, 1, qnti_ceil_div(n, 2), 1));
+    qnti_numbers_nibbles(w, part->data);
+    return QNT_OK;
+}
+
+static qnt_status get_absmax(const qnt_qlinear *q, qnt_part *part)
+{
+    const struct qnti_numbers *scale = in_blocks(q) ? main_segment(q)->weight->scale : NULL;
+    return scale ? get_floats(q, scale->value, 1, scale->cols, 1, part) : QNT_NOT_FOUND;
+}
+
+/* The blocks' maxima where they are codes themselves; NULL: they are not. */
+static const struct qnti_numbers *nested(const qnt_qlinear *q)
+{
+    const struct qnti_numbers *scale = in_blocks(q) ? main_segment(q)->weight->scale : NULL;
+    return scale && scale->grid.form == QNTI_FORM_CODEBOOK && scale->code8 ? scale : NULL;
+}
+
+static qnt_status get_absmax_codes(const qnt_qlinear *q, qnt_part *part)
+{
+    const struct qnti_numbers *scale = nested(q);
+    if (!scale)
+        return QNT_NOT_FOUND;
+    QNT_TRY(new_part(q, part, 1, scale->cols, 1));
+    memcpy(part->data, scale->code8, scale->cols);
+    return QNT_OK;
+}
+
+static qnt_status get_nested_absmax(const qnt_qlinear *q, qnt_part *part)
+{
+    const struct qnti_numbers *scale = nested(q);
+    return scale ? get_floats(q, scale->scale->value, 1, scale->scale->cols, 1, part) : QNT_NOT_FOUND;
+}
+
+static qnt_status get_nested_offset(const qnt_qlinear *q, qnt_part *part)
+{
+    const struct qnti_numbers *scale = nested(q);
+    return scale && scale->grid.constant_offset ? get_floats(q, &scale->grid.offset, 1, 1, 1, part) : QNT_NOT_FOUND;
+}
+
+static qnt_status get_nested_codebook(const qnt_qlinear *q, qnt_part *part)
+{
+    const struct qnti_numbers *scale = nested(q);
+    return scale ? get_floats(q, scale->table, 1, scale->grid.levels, 1, part) : QNT_NOT_FOUND;
 }
 
 static qnt_status get_outlier_mask(const qnt_qlinear *q, qnt_part *part)
@@ -271,6 +335,12 @@ const struct qnti_part_row qnti_parts[] = {
     {"mins", QNT_F32, get_mins},
     {"group_index", QNT_I32, get_group_index},
     {"codebook", QNT_F32, get_codebook},
+    {"packed", QNT_U8, get_packed},
+    {"absmax", QNT_F32, get_absmax},
+    {"absmax_codes", QNT_U8, get_absmax_codes},
+    {"nested_absmax", QNT_F32, get_nested_absmax},
+    {"nested_offset", QNT_F32, get_nested_offset},
+    {"nested_codebook", QNT_F32, get_nested_codebook},
     {"outlier_mask", QNT_U8, get_outlier_mask},
     {"kept_columns", QNT_I32, get_kept_columns},
     {"scale", QNT_F32, get_scale},

@@ -42,6 +42,7 @@ struct qnt_qlinear {
     struct qnti_actquant *act;        /* of the input */
     struct qnti_actquant *output;     /* of the output: k and v of a KV cache */
     float *bias;                      /* [out] or NULL */
+    qnt_dtype source_type;            /* of the weights before, for formats that tell readers what to compute with */
     qnt_layer_report report;
     struct qnti_buffer warnings;
 };

@@ -35,6 +35,34 @@ struct qnti_clip {
 qnt_status qnti_clip(qnt_context *ctx, const struct qnti_grid *grid, const struct qnti_clip *rule, size_t rows,
                      size_t cols, float *w);
 
+/* --- range_search.c: the scale of each group with the least squared error on whole levels --- */
+enum qnti_range_optimizer { QNTI_RANGE_EXACT, QNTI_RANGE_ADAM };
+struct qnti_range_search {
+    int least, most;             /* levels; 0 is one of them */
+    int optimizer;               /* enum qnti_range_optimizer */
+    size_t iterations;           /* of Adam, */
+    double learning_rate;        /* which moves the range, scale * most */
+};
+/* The exact minimum of sum (scale * level - x)^2 over scale > 0, the largest such scale; 1 where all x are 0. */
+qnt_status qnti_best_scale(qnt_context *ctx, const struct qnti_range_search *rule, const float *x, size_t n,
+                           double *scale);
+/* Scales of groups within rows, rounded to their type, and codes level - least, of W (rows, cols). */
+qnt_status qnti_search_ranges(qnt_context *ctx, const struct qnti_range_search *rule, const float *w,
+                              struct qnti_numbers *q);
+
+/* --- half_quadratic.c (HQQ): real zeros under a norm that forgives a few large errors --- */
+struct qnti_half_quadratic {
+    bool optimize, round_zero;   /* false: range and nearest; the first zero is rounded */
+    bool v2, early_stop;         /* the second of the authors' solvers, and whether it stops */
+    bool per_group;              /* each group keeps its best zero */
+    bool scales;                 /* and moves its scale by least squares where that helps */
+    double norm, beta, kappa;
+    size_t iterations;
+};
+/* Fills scales, zeros and codes of W (rows, cols): groups in rows, or strided over the flattened matrix. */
+qnt_status qnti_half_quadratic(qnt_context *ctx, const struct qnti_half_quadratic *rule, const float *w,
+                               struct qnti_numbers *q);
+
 /* --- error_feedback.c (GPTQ) --- */
 
 /* Single weights that stay outside the grid while feedback goes on (SpQR). */
@@ -95,7 +123,7 @@ struct qnti_kmeans {
     size_t stride;               /* cols, or 0: all rows alike */
     const uint8_t *mask;         /* (rows, cols) 1: takes no part, its code is that of the level next to 0; or NULL */
 };
-/* Numbers that are 0 or have no weight do not pull levels, unless a row has no others. q: a qnti_codebook_grid. */
+/* Numbers that are 0 or have no weight do not pull levels, unless a row has no others. q: a qnti_free_levels_grid. */
 qnt_status qnti_kmeans(qnt_context *ctx, const struct qnti_kmeans *job, struct qnti_numbers *q);
 
 /* --- rank.c: the rank-th smallest, from 0, of n numbers, or of their magnitudes --- */

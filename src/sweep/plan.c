@@ -9,14 +9,16 @@
 
 /* --- recipe and targets --- */
 
-/* What the user did not name: without calibration rtn, with it what the format's layout is best filled by. */
+/* What the user did not name: the format's own method; rtn without calibration; what its layout is best filled by. */
 static qnt_status default_method(const struct qnt_plan *plan, const char **method)
 {
     const char *format = plan->options.format ? plan->options.format : "native";
     const struct qnti_layout *layout = qnti_layout_find(plan->ctx, format);
     if (!layout)
         return QNT_NOT_FOUND;
-    if (!plan->options.calibration)
+    if (layout->methods)
+        *method = layout->methods[0];
+    else if (!plan->options.calibration)
         *method = "rtn";
     else /* behind a transform an importance from outside would be that of other inputs */
         *method = layout->recipe && !plan->options.importance ? layout->recipe : "gptq";

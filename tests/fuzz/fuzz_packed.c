@@ -21,9 +21,12 @@ static void require(bool condition)
 
 static size_t describe(const unsigned char *bytes, qnt_packed_tensor *t)
 {
-    static const char *const names[] = {"qweight", "qzeros", "scales", "g_idx", "bias", "weight"};
-    static const qnt_dtype types[] = {QNT_I32, QNT_F16, QNT_F32, QNT_BF16, QNT_U8};
-    *t = (qnt_packed_tensor){.name = names[bytes[0] % 6], .dtype = types[bytes[1] % 5], .rank = bytes[2] % 4};
+    static const char *const names[] = {
+        "qweight", "qzeros", "scales", "g_idx", "bias", "weight", "weight.absmax", "weight.quant_map",
+        "weight.nested_absmax", "weight.nested_quant_map", "weight.quant_state.bitsandbytes__nf4", "SCB"};
+    static const qnt_dtype types[] = {QNT_I32, QNT_F16, QNT_F32, QNT_BF16, QNT_U8, QNT_I8};
+    enum { NAMES = sizeof names / sizeof *names, TYPES = sizeof types / sizeof *types };
+    *t = (qnt_packed_tensor){.name = names[bytes[0] % NAMES], .dtype = types[bytes[1] % TYPES], .rank = bytes[2] % 4};
     t->shape[0] = bytes[3] | (size_t)bytes[4] << 8;
     t->shape[1] = bytes[5] | (size_t)bytes[6] << 8;
     t->offset = bytes[7] | (size_t)bytes[8] << 8;
@@ -57,7 +60,8 @@ static void use(const qnt_qlinear *q, const char *format)
 
 int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t n)
 {
-    static const char *const formats[] = {"gptq:v1", "gptq:v2", "awq", "gguf:q4_0", "gguf:f16", "gptq"};
+    static const char *const formats[] = {"gptq:v1", "gptq:v2", "awq", "gguf:q4_0", "gguf:f16", "gptq", "bnb"};
+    enum { FORMATS = sizeof formats / sizeof *formats };
     qnt_context_options options = {.threads = 1};
     qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS];
     const char *format;
@@ -66,7 +70,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t n)
     size_t held, count, at = 2;
     if (n < 2 || qnt_context_create(&options, &ctx) != QNT_OK)
         return 0;
-    format = formats[bytes[0] % 6];
+    format = formats[bytes[0] % FORMATS];
     count = bytes[1] % QNT_MOST_PACKED_TENSORS;
     held = qnt_context_bytes(ctx, NULL);
     if (n >= at + count * DESCRIPTION) {
