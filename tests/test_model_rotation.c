@@ -162,12 +162,13 @@ static double kl_of(const char *path)
 }
 
 /* 8 bits lose next to nothing, so the rotated model, down's run-time rotation included, is the model. */
-static void test_run(void **state)
+static void check_run(const char *dtype)
 {
+    struct shape shape = PLAIN;
     qnt_quantize_options options = by_rotation;
     static const char *const none[] = {"*o_proj*", "*down_proj*", "*v_proj*"};
-    (void)state;
-    make_plain();
+    shape.dtype = dtype;
+    make(&shape);
     json_decref(report_of(&options));
     assert_true(kl_of("out/o") < 1e-3);
     options.exclude = none; /* what stays float is rotated all the same */
@@ -182,6 +183,15 @@ static void test_run(void **state)
     options.embedding_type = options.output_type = "f16";
     json_decref(report_of(&options));
     assert_true(kl_of("out/o.gguf") < 1e-3);
+    unmake(NULL);
+}
+
+static void test_run(void **state)
+{
+    (void)state;
+    check_run("F32");
+    check_run("F16");
+    check_run("BF16");
 }
 
 static void test_plan(void **state)

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
+#include "base/kernels.h"
 #include "base/number.h"
 #include "file/folder.h"
 #include "file/output.h"
@@ -178,7 +179,9 @@ static qnt_status write_converted(const struct qnti_folder_entry *entry, const s
         QNT_CHECK(qnti_weight_rows(ctx, w, r, n / w->cols, rows));
         if (type == QNT_F16)
             clamped += qnti_store_f16(ctx, rows, n, half);
-        QNT_CHECK(qnti_folder_emit(entry, output, type == QNT_F16 ? (const void *)half : rows,
+        else if (type == QNT_BF16)
+            qnti_context_kernels(ctx)->f32_to_bf16(n, rows, half);
+        QNT_CHECK(qnti_folder_emit(entry, output, type == QNT_F32 ? (const void *)rows : half,
                                    n * qnti_dtype_bytes(type)));
     }
     qnti_warn_clamped(ctx, entry->name, clamped);
