@@ -24,14 +24,28 @@ awq        awq                              --bits 4 --group-size 32
 native     llm_int8
 native     smoothquant
 native     smoothquant                      --set act_bits=4
+native     rotation                         --set act_bits=4 --set bits=8
+bnb        bnb4                             --set double_quant=true
+native     easyquant                        --bits 4 --group-size 32
+native     hqq                              --bits 4 --group-size 32
+native     squeezellm                       --bits 4
+native     owq                              --bits 4
+native     spqr
 native     rtn                              --bits 4 --group-size 32
 native     gptq                             --bits 4 --group-size 32
 native     gptq,refine:refit_scales=true    --bits 4 --group-size 32
+native     gptq:qep=0.5                     --bits 4 --group-size 32
+native     rotation,gptq                    --bits 4 --group-size 32
 native     rtn                              --bits 3 --group-size 32
 native     gptq                             --bits 3 --group-size 32
 native     awq                              --bits 3 --group-size 32
 native     awq,gptq                         --bits 3 --group-size 32
 native     gptq,refine:refit_scales=true    --bits 3 --group-size 32
+native     gptq:qep=0.5                     --bits 3 --group-size 32
+native     hqq                              --bits 3 --group-size 32
+native     squeezellm                       --bits 3
+native     spqr:bits=3
+native     owq                              --bits 3
 "
 
 quant=build/bin/quant
@@ -73,13 +87,13 @@ echo "$rows" | while read -r format recipe settings; do
     name=$out/$(echo "$format $recipe $settings" | tr -cs 'a-z0-9_.\n' '-' | sed 's/-*$//')
     case $format in gguf:*) name=$name.gguf ;; esac
     label=$recipe data=$calibration
-    case $recipe in none) label=source data= ;; rtn | llm_int8) data= ;; esac
+    case $recipe in none) label=source data= ;; rtn | llm_int8 | rotation | bnb4 | easyquant | hqq) data= ;; esac
     # shellcheck disable=SC2086
     $quant quantize $model -o "$name" --method "$recipe" --format "$format" $settings $data --no-verify --force \
         --progress none --report "$name.run.json" >/dev/null
     # shellcheck disable=SC2086
     $quant eval "$name" $evaluation --against $model --progress none --report "$name.eval.json" >/dev/null
-    row "$label" "$(echo "$format $settings" | sed 's/ --bits \([0-9]*\)/ \1 bit/; s/--group-size /g/; s/--set //')" "$name"
+    row "$label" "$(echo "$format $settings" | sed 's/ --bits \([0-9]*\)/ \1 bit/; s/--group-size /g/; s/--set //g')" "$name"
 done
 echo
 echo "KL and top-1: divergence from the source's predictions, and how often the first choice is the same."
