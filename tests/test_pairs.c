@@ -52,8 +52,9 @@ static void check_share(qnt_context *ctx, const struct pairs *p, enum qnti_order
     float w[OUT * N];
     memcpy(w, p->w, sizeof w);
     job.weight = w;
+    job.rows = OUT;
     assert_ok(ctx, qnti_job_factor(&job, order, 0, damping));
-    assert_ok(ctx, qnti_make_up(&job, share, damping, OUT));
+    assert_ok(ctx, qnti_make_up(&job, share));
     for (size_t r = 0; r < OUT; r++)
         for (size_t i = 0; i < N; i++) {
             double want = 0, own = (double)p->w[r * N + i];

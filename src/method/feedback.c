@@ -88,7 +88,7 @@ qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedbac
     QNT_TRY(qnti_tell_damping(job, p->damping, q));
     if (order == QNTI_ORDER_ACT && !p->static_groups && grid.map.cols && grid.map.rows == 1)
         QNT_CHECK(qnti_group_along(job, job->order, q->in, &grid, &index));
-    QNT_CHECK(qnti_make_up(job, p->qep, p->damping, q->out));
+    QNT_CHECK(qnti_make_up(job, p->qep));
     if (p->asymmetric)
         QNT_CHECK(pull_of(job, p->alpha, &pull));
     f.importance = qnti_job_grid_importance(job);

@@ -13,11 +13,6 @@ struct qnti_feedback_params {
     double alpha, qep;
 };
 
-#define QNTI_QEP_ROW(type, member)                                                                                     \
-    {                                                                                                                  \
-        "qep", QNTI_PARAM_FLOAT, offsetof(type, member), 0, 0, 1, NULL,                                                \
-            "share of what the layers before have lost that the weights make up for"                                   \
-    }
 #define QNTI_FEEDBACK_ROW(type, member, name, kind, value, least, greatest, help)                                      \
     {                                                                                                                  \
         #name, QNTI_PARAM_##kind, offsetof(type, member.name), value, least, greatest, NULL, help                      \
@@ -32,7 +27,8 @@ struct qnti_feedback_params {
                           "groups, and columns inside them, by falling diagonal"),                                     \
         QNTI_FEEDBACK_ROW(type, member, asymmetric, BOOL, 0, 0, 1, "aim at the unquantized model's output (GPTAQ)"),   \
         QNTI_FEEDBACK_ROW(type, member, alpha, FLOAT, 0.25, 0, 100, "strength of asymmetric"),                         \
-        QNTI_QEP_ROW(type, member.qep)
+        QNTI_FEEDBACK_ROW(type, member, qep, FLOAT, 0, 0, 1,                                                           \
+                          "share of what the layers before have lost that the weights make up for")
 
 /* A warning in the layer's report where the factor needed more damping than was wanted. */
 qnt_status qnti_tell_damping(const struct qnti_job *job, struct qnti_damping wanted, qnt_qlinear *q);
@@ -60,10 +56,10 @@ qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedbac
 qnt_status qnti_feedback_check(qnt_context *ctx, const char *method, const struct qnti_feedback_params *p,
                                const struct qnti_affine_params *affine);
 /*
- * propagation.c: the weight of the layer in hand becomes the one that makes up for a share of what was lost before it;
- * 0: nothing. `rows` of the layer; the damping counts where the job has no factor yet.
+ * propagation.c: the weight of the layer in hand becomes the one that makes up for a share of what was lost before it,
+ * for this stage and those behind it; 0: nothing. The job has its factor.
  */
-qnt_status qnti_make_up(struct qnti_job *job, double share, struct qnti_damping damping, size_t rows);
+qnt_status qnti_make_up(struct qnti_job *job, double share);
 /* What the calibration must gather. */
 unsigned qnti_feedback_needs(const struct qnti_feedback_params *p);
 

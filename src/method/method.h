@@ -129,7 +129,8 @@ struct qnti_job {
     const qnt_producer *producer;       /* what the transform is folded into; NULL: it stays at run time */
     const struct qnti_transform *transform; /* of the site, once it is chosen; NULL: none */
     float *weight;                       /* (rows, in) f32 of the layer in hand, in the quantized coordinates */
-    size_t rows;
+    size_t rows, layer;                  /* of the weight; which of the site's layers it is */
+    float **aimed;                       /* [layers] the weight that makes up for earlier losses, once there is one */
     float *importance;                   /* [in] mean of x^2, or NULL */
     float *row_power;                    /* [out] mean square of each weight row; NULL where no grid asks for it */
     float *hessian;                      /* (in, in) of transformed inputs, dead columns 1 on the diagonal; or NULL */

@@ -5,10 +5,11 @@
  * that bring its output closest to W x_fp are W + W C H^-1, C = sum (x_fp - x)
  * x^T, H = sum x x^T; a share of the way there is taken, since C is noisier
  * than H (Arai and Ichikawa, "Quantization Error Propagation", 2025). All that
- * chooses codes aims at them then.
+ * chooses codes aims at them then, later stages too.
  */
 #include "method/feedback.h"
 
+#include <string.h>
 #include "linalg/blas.h"
 
 /* Columns in processing order, dead ones 0; or back, added to the weight times `share`. */
@@ -28,16 +29,24 @@ static void add_from_order(const struct qnti_job *job, const float *y, size_t ro
             job->weight[r * n + (job->order ? job->order[j] : j)] += share * y[r * n + j];
 }
 
-qnt_status qnti_make_up(struct qnti_job *job, double share, struct qnti_damping damping, size_t rows)
+/* Stages behind this one load it in place of the layer's own weight. */
+static qnt_status remember(struct qnti_job *job, size_t n)
 {
-    size_t n = job->calib->in;
+    if (!job->aimed)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, n, &job->aimed[job->layer]));
+    memcpy(job->aimed[job->layer], job->weight, n * sizeof *job->weight);
+    return QNT_OK;
+}
+
+qnt_status qnti_make_up(struct qnti_job *job, double share)
+{
+    size_t n = job->calib->in, rows = job->rows;
     float *c = NULL, *x = NULL, *y = NULL;
     struct qnti_gemm g = {.m = rows, .n = n, .k = n, .lda = n, .ldb = n, .ldc = n, .alpha = 1};
     qnt_status status;
     if (share == 0)
         return QNT_OK;
-    if (!job->factor)
-        QNT_TRY(qnti_job_factor(job, QNTI_ORDER_NATURAL, 0, damping));
     QNT_CHECK(qnti_job_cross(job, &c));
     QNT_CHECK(QNTI_NEW_RAW(job->ctx, rows * n, &x));
     QNT_CHECK(QNTI_NEW_RAW(job->ctx, rows * n, &y));
@@ -56,6 +65,7 @@ qnt_status qnti_make_up(struct qnti_job *job, double share, struct qnti_damping 
     g.transpose_b = false;
     QNT_CHECK(qnti_gemm_parallel(job->ctx, &g));
     add_from_order(job, y, rows, n, (float)share);
+    status = remember(job, rows * n);
 cleanup:
     qnti_free(job->ctx, c);
     qnti_free(job->ctx, x);

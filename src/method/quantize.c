@@ -70,8 +70,13 @@ static qnt_status load_rows(void *arg, size_t index)
     const qnt_matrix *m = &t->layer->weight;
     size_t first = index * LOAD_ROWS, rows = qnti_min(LOAD_ROWS, m->rows - first), in = m->cols;
     float *w = t->job->weight + first * in, *power = t->job->row_power;
-    QNT_TRY(qnti_matrix_rows(t->job->ctx, *m, first, rows, w));
-    QNT_TRY(transform_rows(t->job, w, rows, in));
+    const float *aimed = t->job->aimed[t->job->layer];
+    if (aimed) {
+        memcpy(w, aimed + first * in, rows * in * sizeof *w);
+    } else {
+        QNT_TRY(qnti_matrix_rows(t->job->ctx, *m, first, rows, w));
+        QNT_TRY(transform_rows(t->job, w, rows, in));
+    }
     for (size_t r = 0; power && r < rows; r++) { /* f32 in index order: the reference quantizers' sum */
         float sum = 0;
         for (size_t c = 0; c < in; c++)
@@ -123,7 +128,9 @@ static qnt_status run_stage(const struct site *site, const struct qnti_recipe_st
         return f->unit(job, site->layers, site->count, site->q);
     for (size_t i = 0; i < site->count; i++) {
         double begin = qnti_seconds();
-        qnt_status status = load_layer(job, &site->layers[i]);
+        qnt_status status;
+        job->layer = i;
+        status = load_layer(job, &site->layers[i]);
         if (status == QNT_OK)
             status = f->layer(job, &site->layers[i], site->q[i]);
         job_free_layer(job);
@@ -433,10 +440,14 @@ static qnt_status quantize_site(qnt_context *ctx, const qnt_recipe *recipe, cons
     if (view->count == 0)
         return QNT_OK;
     QNT_CHECK(job_open(ctx, recipe, view->layers, qnti_recipe_needs(recipe), &job, &adapted));
+    QNT_CHECK(QNTI_NEW(ctx, view->count, &job.aimed));
     job.producer = view->producer;
     QNT_CHECK(quantize_layers(&site, adapted));
 cleanup:
     job_free_layer(&job);
+    for (size_t i = 0; job.aimed && i < view->count; i++)
+        qnti_free(ctx, job.aimed[i]);
+    qnti_free(ctx, job.aimed);
     job_free_site(&job);
     qnt_recipe_destroy(adapted);
     for (size_t i = 0; status != QNT_OK && i < view->count; i++) {

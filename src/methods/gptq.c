@@ -27,7 +27,7 @@ static qnt_status gptq_correct(struct qnti_job *job, const qnt_layer *layer, qnt
 {
     const struct gptq_params *p = job->params;
     (void)layer;
-    return qnti_refine(job, &p->refine, p->feedback.damping, p->feedback.qep, q);
+    return qnti_refine(job, &p->refine, p->feedback.damping, q);
 }
 
 static bool gptq_offers(const void *params, enum qnti_stage stage)

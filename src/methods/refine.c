@@ -28,7 +28,7 @@ static void exchange_diagonal(float *h, size_t n, float *diagonal)
 }
 
 qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p, struct qnti_damping damping,
-                       double qep, qnt_qlinear *q)
+                       qnt_qlinear *q)
 {
     size_t in = q->in;
     float *h, *damped;
@@ -42,7 +42,6 @@ qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p,
         return qnti_qlinear_warn(q, "not refined: %zu weights stand outside the grid", q->sparse.count);
     if (p->refit_scales && !qnti_can_refit(&q->segments[0].weight->grid))
         QNT_TRY(qnti_qlinear_warn(q, "scales not refitted: they are quantized themselves or shared by rows"));
-    QNT_TRY(qnti_make_up(job, qep, damping, q->out));
     accept_dead(job, q->segments[0].weight);
     h = job->hessian;
     QNT_TRY(QNTI_NEW_RAW(job->ctx, in, &damped));
@@ -57,26 +56,24 @@ qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p,
 struct refine_params {
     struct qnti_refine_params refine;
     struct qnti_damping damping;
-    double qep;
 };
 
 static qnt_status refine_correct(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     const struct refine_params *p = job->params;
     (void)layer;
-    return qnti_refine(job, &p->refine, p->damping, p->qep, q);
+    return qnti_refine(job, &p->refine, p->damping, q);
 }
 
 static unsigned refine_needs(const void *params)
 {
-    const struct refine_params *p = params;
-    return QNTI_NEED_HESSIAN | (p->qep > 0 ? QNTI_NEED_PAIRS : 0);
+    (void)params;
+    return QNTI_NEED_HESSIAN;
 }
 
 static const struct qnti_param rows[] = {
     QNTI_REFINE_ROWS(struct refine_params, refine, 3),
     QNTI_DAMPING_ROWS(struct refine_params, damping),
-    QNTI_QEP_ROW(struct refine_params, qep),
 };
 
 const struct qnti_method qnti_method_refine = {

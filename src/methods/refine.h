@@ -4,7 +4,7 @@
 #ifndef QNTI_REFINE_H
 #define QNTI_REFINE_H
 
-#include "method/feedback.h"
+#include "method/method.h"
 
 struct qnti_refine_params {
     int refine_passes;
@@ -19,8 +19,8 @@ struct qnti_refine_params {
             "move scales, and minima, in these passes too"                                                       \
     }
 
-/* Improves the codes and scales of the filled layer under the damped Hessian; `qep` as for qnti_make_up. */
+/* Improves the codes and scales of the filled layer under the damped Hessian. */
 qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p, struct qnti_damping damping,
-                       double qep, qnt_qlinear *q);
+                       qnt_qlinear *q);
 
 #endif

@@ -73,7 +73,7 @@ static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, b
     if (hessian)
         n.memory += 4 * in * in;                          /* the ordered copy that is factored */
     if (plan->recipe && qnt_recipe_needs_pairs(plan->recipe))
-        n.memory += 8 * in * in + 2 * 4 * largest;        /* sums of pairs; two products with the layer's weight */
+        n.memory += 8 * in * in + 3 * 4 * largest;        /* sums of pairs; the weight aimed at, two products with it */
     n.flops = 2 * tokens * weights;
     if (hessian)
         n.flops += tokens * in * in + 2.0 / 3.0 * in * in * in + 2 * weights * in;
