@@ -137,7 +137,7 @@ finish() {
 }
 
 if [ "${2-}" = full ]; then
-    for recipe in ${RECIPES:-gptq awq,gptq}; do
+    for recipe in ${RECIPES:-gptq awq,gptq:qep=0.5}; do
         for format in gguf:q4_0 gptq; do
             entry=$(echo "$recipe-$format" | tr ':,' '--')
             reference "$entry" --method "$recipe" --format $format $calib

@@ -43,6 +43,7 @@ struct qnt_calib {
     /* Feeds all tokens again; NULL: the samples stand for them. */
     qnt_status (*replay)(void *owner, qnti_token_fn take, void *user);
     void *replay_owner;
+    bool once;                             /* one layer reads the sums, once: they are given back then */
     size_t sample_stride;                  /* every so-manieth token is kept; doubles when the store is full */
 };
 

@@ -35,13 +35,19 @@ qnt_status qnti_gram_create(qnt_context *ctx, size_t n, bool symmetric, struct q
     return QNT_OK;
 }
 
+void qnti_gram_empty(struct qnti_gram *g)
+{
+    for (size_t i = 0; g->band && i < g->bands; i++)
+        qnti_free(g->ctx, g->band[i]);
+    qnti_free(g->ctx, g->band);
+    g->band = NULL;
+}
+
 void qnti_gram_free(qnt_context *ctx, struct qnti_gram *g)
 {
     if (!g)
         return;
-    for (size_t i = 0; g->band && i < g->bands; i++)
-        qnti_free(ctx, g->band[i]);
-    qnti_free(ctx, g->band);
+    qnti_gram_empty(g);
     qnti_free(ctx, g);
 }
 
@@ -188,5 +194,7 @@ static qnt_status read_rows(void *arg, size_t index)
 qnt_status qnti_gram_read(const struct qnti_gram *gram, double factor, float *matrix)
 {
     struct read_task t = {gram, factor, matrix};
+    if (!gram->band)
+        return qnti_fail(gram->ctx, QNT_INVALID, "sums over %zu channels were given back already", gram->n);
     return qnti_parallel(gram->ctx, qnti_ceil_div(gram->n, TILE), read_rows, &t);
 }

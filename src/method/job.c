@@ -163,6 +163,8 @@ static qnt_status load_hessian(struct qnti_job *job)
     QNT_TRY(QNTI_NEW(job->ctx, n, &job->dead));
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->hessian));
     QNT_TRY(qnti_gram_read(job->calib->hessian, 2.0 / (double)job->calib->tokens, job->hessian));
+    if (job->calib->once)
+        qnti_gram_empty(job->calib->hessian);
     if (job->transform && job->transform->shift)
         shift_hessian(job->calib, job->transform->shift, n, job->hessian);
     QNT_TRY(transform_products(job, n, job->hessian));
@@ -198,6 +200,8 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross)
         return qnti_fail(job->ctx, QNT_UNSUPPORTED, "pairs of inputs behind a shift are not known");
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, cross));
     QNT_TRY(qnti_gram_read(job->calib->cross, 2.0 / (double)job->calib->tokens, *cross));
+    if (job->calib->once)
+        qnti_gram_empty(job->calib->cross);
     return transform_products(job, n, *cross);
 }
 

@@ -17,6 +17,11 @@ enum {
     CHUNK_ROWS = 256                /* rows that a solver holds (solve/error_feedback.c, descent.c) */
 };
 
+static double greater(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 /* Bytes that a layer's numbers take in memory beside the matrix itself: codes, scales, offsets. */
 static double numbers_bytes(double weights)
 {
@@ -56,6 +61,12 @@ static bool leaves_beside(const struct qnt_plan *plan)
     return false;
 }
 
+/* Whether the unquantized model is carried beside the quantized one. */
+static bool pairs(const struct qnt_plan *plan)
+{
+    return plan->recipe && qnt_recipe_needs_pairs(plan->recipe);
+}
+
 /* Highest use of memory while a site is measured and quantized, beyond streams and block; flops of all blocks. */
 static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, bool hessian, double threads)
 {
@@ -69,16 +80,25 @@ static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, b
     if (leaves_beside(plan))
         n.memory += 5 * largest;                          /* which weights are kept and as what, or a segment's own */
     if (hessian)
-        n.memory += (4 + 4 + 4) * in * in;                /* f64 sums (half), f32 Hessian, factor */
-    if (hessian)
-        n.memory += 4 * in * in;                          /* the ordered copy that is factored */
-    if (plan->recipe && qnt_recipe_needs_pairs(plan->recipe))
-        n.memory += 8 * in * in + 3 * 4 * largest;        /* sums of pairs; the weight aimed at, two products with it */
+        n.memory += (4 + 4 + 4) * in * in;                /* f32 Hessian, its ordered copy, factor */
+    if (hessian && !kept)
+        n.memory += 4 * in * in;                          /* f64 sums (half), which one layer alone gives back */
+    if (pairs(plan))
+        n.memory += greater(8 * in * in, 3 * 4 * largest);  /* sums of pairs; the weight aimed at, two products */
     n.flops = 2 * tokens * weights;
     if (hessian)
         n.flops += tokens * in * in + 2.0 / 3.0 * in * in * in + 2 * weights * in;
     n.flops *= (double)c->blocks;
     return n;
+}
+
+/* Weights of the block that are held while a site is quantized: the sweep forgets those behind it. */
+static double weights_at(const struct qnt_plan *plan, enum qnti_site site)
+{
+    double largest, sum = 0;
+    for (enum qnti_site s = site < QNTI_SITE_GATE_UP ? 0 : site; s < QNTI_SITES; s++)
+        sum += layers_weights(plan, s, &largest);
+    return sum;
 }
 
 static bool needs_hessian(const struct qnt_plan *plan)
@@ -95,11 +115,6 @@ static double block_weights(const struct qnt_plan *plan)
     for (enum qnti_site site = 0; site < QNTI_SITES; site++)
         sum += layers_weights(plan, site, &largest);
     return sum;
-}
-
-static double greater(double a, double b)
-{
-    return a > b ? a : b;
 }
 
 /* Working memory of the forward pass on one window, and a norm's inputs of as many as are added at once. */
@@ -154,21 +169,24 @@ static void estimate_work(struct qnt_plan *plan)
 {
     struct need reverse = reverse_need(plan);
     double threads = (double)qnti_max((size_t)qnt_context_threads(plan->ctx), 1);
-    double streams = plan->recipe && qnt_recipe_needs_pairs(plan->recipe) ? 2 : 1;
+    double streams = pairs(plan) ? 2 : 1;
     bool measures = qnti_plan_measures(plan);
     double x = measures ? 4 * (double)plan->totals.tokens * (double)plan->job.source->config.hidden : 0;
-    double base = PROCESS_BYTES + 4 * streams * block_weights(plan) + window_bytes(plan, threads);
+    double base = PROCESS_BYTES + window_bytes(plan, threads);
     double memory = 0, spilled = 0, kept = 0;
     bool hessian = needs_hessian(plan);
     for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
         struct need n = site_need(plan, site, hessian, threads);
-        memory = greater(memory, n.memory + streams * n.kept);
+        n.memory += 4 * streams * weights_at(plan, site);
+        memory = greater(memory, n.memory + n.kept);
         spilled = greater(spilled, n.memory);
         kept = greater(kept, n.kept);
         plan->totals.flops += streams * n.flops;
     }
-    memory = greater(streams * x + memory, reverse.kept + reverse.memory);
+    reverse.memory += 4 * block_weights(plan);
+    memory = greater(x + memory, reverse.kept + reverse.memory);
     spilled = greater(spilled, reverse.memory);
+    plan->file_bytes = pairs(plan) ? (uint64_t)(x + kept) : 0;
     plan->totals.flops += reverse.flops;
     plan->totals.memory_bytes = (uint64_t)(base + greater(memory, verify_bytes(plan)));
     plan->totals.least_memory_bytes = (uint64_t)(base + greater(spilled, verify_bytes(plan)));
@@ -191,8 +209,8 @@ static qnt_status apply_limit(struct qnt_plan *plan)
                          (unsigned long long)limit, (unsigned long long)t->least_memory_bytes,
                          (unsigned long long)t->memory_bytes, verifies ? "; the end check needs most of it" : "");
     plan->spills = true;
+    plan->file_bytes = t->spill_bytes;
     t->memory_bytes = t->least_memory_bytes;
-    t->disk_bytes += t->spill_bytes;
     return QNT_OK;
 }
 
@@ -243,7 +261,8 @@ qnt_status qnti_plan_estimate(struct qnt_plan *plan)
     plan->totals.bits_per_weight = quantized > 0 ? quantized_bits / quantized : 0;
     if (!plan->job.format->folder && plan->job.format->bytes)
         QNT_TRY(plan->job.format->bytes(&plan->job, &plan->totals.output_bytes));
-    plan->totals.disk_bytes = plan->totals.output_bytes + plan->store_bytes + plan->fisher_bytes;
     estimate_work(plan);
-    return apply_limit(plan);
+    QNT_TRY(apply_limit(plan));
+    plan->totals.disk_bytes = plan->totals.output_bytes + plan->store_bytes + plan->fisher_bytes + plan->file_bytes;
+    return QNT_OK;
 }

@@ -93,6 +93,12 @@ static qnt_status window_input(struct sweep *s, struct stream *stream, enum qnti
     return qnti_site_input(&stream->block, s->workspace, site, s->before, s->tokens, out);
 }
 
+/* The second stream always lies in files: it passes once a site, in order, and would double the memory. */
+static const char *folder_of(const struct sweep *s, const struct stream *stream)
+{
+    return stream == &s->source ? s->plan->work.path : s->spill;
+}
+
 /* Streams that are carried: the second one only for pairs. */
 static size_t streams_of(struct sweep *s, struct stream *streams[2])
 {
@@ -150,7 +156,7 @@ static qnt_status capture(struct sweep *s, enum qnti_site site, qnt_calib *calib
     struct stream *streams[2];
     size_t n = s->windows * s->tokens * qnti_site_width(s->config, site), count = streams_of(s, streams);
     for (size_t i = 0; flow[site].residual && i < count; i++)
-        QNT_TRY(qnti_spill_create(s->ctx, s->spill, n, &streams[i]->input));
+        QNT_TRY(qnti_spill_create(s->ctx, folder_of(s, streams[i]), n, &streams[i]->input));
     for (size_t w = 0; w < s->windows; w += s->run)
         QNT_TRY(capture_run(s, site, w, qnti_min(w + s->run, s->windows), calib));
     return QNT_OK;
@@ -259,6 +265,19 @@ static qnt_status quantize_site(struct sweep *s, enum qnti_site site, qnt_calib 
     return QNT_OK;
 }
 
+/* Weights that nothing in the block will meet again: what is quantized lies in its layer. */
+static void forget(struct sweep *s, enum qnti_role first, enum qnti_role last)
+{
+    for (enum qnti_role role = first; role <= last; role++) {
+        if (s->layers[role]) {
+            qnti_free(s->ctx, s->quantized.block.weight[role]);
+            s->quantized.block.weight[role] = NULL;
+        }
+        qnti_free(s->ctx, s->source.block.weight[role]);
+        s->source.block.weight[role] = NULL;
+    }
+}
+
 static unsigned needs_of(const struct sweep *s, const size_t *targets, size_t count)
 {
     unsigned needs = QNTI_NEED_MOMENTS;
@@ -286,14 +305,19 @@ static qnt_status sweep_site(struct sweep *s, enum qnti_site site)
         QNT_CHECK(qnti_calib_create(s->ctx, needs_of(s, targets, count), qnti_site_width(s->config, site), &calib));
         calib->replay = replay;
         calib->replay_owner = &again;
+        calib->once = count == 1;
     }
     if (s->calibrated && (calib || flow[site].residual))
         QNT_CHECK(capture(s, site, calib));
+    if (site == QNTI_SITE_DOWN)
+        forget(s, QNTI_GATE, QNTI_UP);
     QNT_CHECK(quantize_site(s, site, calib, targets, count));
     qnt_calib_destroy(calib);
     calib = NULL;
     if (s->calibrated)
         QNT_CHECK(add_residual(s, site));
+    if (site == QNTI_SITE_O)
+        forget(s, QNTI_Q, QNTI_O);
 cleanup:
     qnt_calib_destroy(calib);
     return status;
@@ -403,7 +427,7 @@ static qnt_status keep_block(struct qnt_plan *plan, size_t block)
 static qnt_status start_stream(struct sweep *s, struct stream *stream)
 {
     size_t hidden = s->config->hidden;
-    QNT_TRY(qnti_spill_create(s->ctx, s->spill, s->windows * s->tokens * hidden, &stream->x));
+    QNT_TRY(qnti_spill_create(s->ctx, folder_of(s, stream), s->windows * s->tokens * hidden, &stream->x));
     for (size_t w = 0; w < s->windows; w++) {
         QNT_TRY(qnti_embed(s->model, s->plan->windows.ids + w * s->tokens, s->tokens, part(s, &stream->x, w, hidden)));
         done(s, &stream->x, w, hidden);

@@ -73,6 +73,7 @@ struct qnt_plan {
     char hash[QNTI_HASH_BYTES];         /* of blocks and output: what the output carries */
     uint64_t store_bytes, fisher_bytes; /* of the work folder's blocks, estimated, and their Fisher information */
     bool spills;                        /* activations lie in files */
+    uint64_t file_bytes;                /* of activations that do */
     struct qnti_outcome *outcomes;      /* [job.count] */
     struct qnti_safetensors *open_block;/* of the work folder, while a format is written */
     size_t open_index;

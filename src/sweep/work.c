@@ -153,7 +153,7 @@ qnt_status qnti_work_check_disk(const struct qnt_plan *plan)
     uint64_t output = plan->totals.output_bytes, needed = 0;
     bool same = true;
     if (work->held && work->count < blocks)
-        needed = plan->store_bytes / blocks * (blocks - work->count) + (plan->spills ? plan->totals.spill_bytes : 0);
+        needed = plan->store_bytes / blocks * (blocks - work->count) + plan->file_bytes;
     for (size_t b = 0; work->held && b < blocks; b++)
         needed += work->finished[b] || work->fisher[b] ? 0 : qnti_fisher_bytes(plan, b);
     if (needed)
