@@ -92,7 +92,7 @@ static void refuse_recipe(qnt_context *ctx, const char *recipe, const char *form
 {
     const struct qnti_layout *layout = qnti_layout_find(ctx, format);
     qnt_recipe *r = recipe_of(ctx, recipe), *adapted;
-    assert_fails(ctx, qnti_recipe_adapt(r, layout, &adapted), QNT_INVALID, part);
+    assert_fails(ctx, qnti_recipe_adapt(r, layout, true, &adapted), QNT_INVALID, part);
     assert_message_has(ctx, format);
     assert_message_has(ctx, could);
     assert_null(adapted);

@@ -160,18 +160,23 @@ static void test_adapt(void **state)
     const struct qnti_layout *q4_0 = qnti_layout_find(ctx, "GGUF:Q4_0"), *native = qnti_layout_find(ctx, "native");
     qnt_recipe *r = recipe_of(ctx, "gptq:damp=0.1"), *adapted;
     (void)state;
-    assert_ok(ctx, qnti_recipe_adapt(r, q4_0, &adapted));
+    assert_ok(ctx, qnti_recipe_adapt(r, q4_0, true, &adapted));
     assert_true(qnti_recipe_number(&adapted->steps[0], "damp", 0) == 0.1);
     assert_true(qnti_recipe_number(&adapted->steps[0], "refine_passes", 0) > 0);
+    assert_true(qnti_recipe_number(&adapted->steps[0], "qep", 0) == 0.5);
     qnt_recipe_destroy(adapted);
-    assert_ok(ctx, qnti_recipe_adapt(r, native, &adapted));
+    assert_ok(ctx, qnti_recipe_adapt(r, q4_0, false, &adapted)); /* nothing to make up for is known */
+    assert_true(qnti_recipe_number(&adapted->steps[0], "qep", 1) == 0);
+    assert_false(qnt_recipe_needs_pairs(adapted));
+    qnt_recipe_destroy(adapted);
+    assert_ok(ctx, qnti_recipe_adapt(r, native, true, &adapted));
     assert_string_equal(qnt_recipe_text(adapted), qnt_recipe_text(r));
     qnt_recipe_destroy(adapted);
     assert_ok(ctx, qnt_recipe_set(r, "bits", "4"));
-    assert_fails(ctx, qnti_recipe_adapt(r, q4_0, &adapted), QNT_INVALID, "bits of method gptq");
+    assert_fails(ctx, qnti_recipe_adapt(r, q4_0, true, &adapted), QNT_INVALID, "bits of method gptq");
     assert_null(adapted);
     assert_message_has(ctx, "gguf:q4_0");
-    assert_ok(ctx, qnti_recipe_adapt(r, NULL, &adapted));
+    assert_ok(ctx, qnti_recipe_adapt(r, NULL, true, &adapted));
     qnt_recipe_destroy(adapted);
     qnt_recipe_destroy(r);
     assert_null(qnti_layout_find(ctx, "gguf:q9"));

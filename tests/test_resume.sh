@@ -241,14 +241,19 @@ within() {
     )
 }
 clear_out
-refuses "the output does not fit" "a.gguf" "cannot write" -- within 2000 quantize -o "$out/a.gguf" --format gguf:q4_0 $calib
+refuses "the second stream does not fit" "a.gguf.partial: no room for a file" activations -- within 1000 quantize -o "$out/a.gguf" --format gguf:q4_0 $calib
+clear_out
+alone="--format gguf:q4_0 --set qep=0 $calib" # one stream, in memory
+check "with one stream" quantize -o "$out/a.gguf" $alone
+mv "$out/a.gguf" "$work/alone.gguf"
+refuses "the output does not fit" "a.gguf" "cannot write" -- within 2000 quantize -o "$out/a.gguf" $alone
 only a.gguf.partial
-check "with room again" quantize -o "$out/a.gguf" --format gguf:q4_0 $calib
+check "with room again" quantize -o "$out/a.gguf" $alone
 says "with room again: nothing is done twice" "4 of 4 blocks were finished before"
-same "$work/a.gguf" "$out/a.gguf" "with room again"
+same "$work/alone.gguf" "$out/a.gguf" "with room again"
 only a.gguf
 clear_out
-refuses "no block fits" "block-00000.safetensors" "cannot write" -- within 10 quantize -o "$out/a.gguf" --format gguf:q4_0 $calib
+refuses "no block fits" "block-00000.safetensors" "cannot write" -- within 10 quantize -o "$out/a.gguf" $alone
 [ -z "$(ls -A "$out")" ]
 verdict $? "where nothing was finished nothing is left" "$(ls -A "$out")"
 

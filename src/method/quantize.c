@@ -411,7 +411,7 @@ static qnt_status job_open(qnt_context *ctx, const qnt_recipe *recipe, const qnt
     }
     if ((needs & ~(unsigned)QNTI_NEED_FISHER) && !job->calib)
         return qnti_fail(ctx, QNT_INVALID, "recipe %s needs calibration inputs", qnt_recipe_text(recipe));
-    QNT_TRY(qnti_recipe_adapt(recipe, job->layout, adapted));
+    QNT_TRY(qnti_recipe_adapt(recipe, job->layout, job->calib && job->calib->cross, adapted));
     job->weights = qnti_recipe_weights(*adapted);
     return load_importance(job);
 }

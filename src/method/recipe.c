@@ -257,8 +257,8 @@ static bool concerns(const qnt_recipe *recipe, size_t step, const char *key)
     return provides_weights(recipe, step) || !known;
 }
 
-/* "key=value,key=value" */
-static qnt_status prefer(qnt_recipe *recipe, const char *settings)
+/* "key=value,key=value"; qep only where there are pairs of inputs. */
+static qnt_status prefer(qnt_recipe *recipe, const char *settings, bool pairs)
 {
     while (settings && *settings) {
         char key[32], value[32];
@@ -266,7 +266,7 @@ static qnt_status prefer(qnt_recipe *recipe, const char *settings)
         if (sscanf(settings, "%31[^=]=%31[^,]%n", key, value, &used) != 2)
             return qnti_fail(recipe->ctx, QNT_INVALID, "\"%s\" is not key=value", settings);
         for (size_t s = 0; s < recipe->count; s++)
-            if (concerns(recipe, s, key))
+            if (concerns(recipe, s, key) && (pairs || strcmp(key, "qep") != 0))
                 QNT_TRY(prefer_in_step(recipe, &recipe->steps[s], key, value));
         settings += used + (settings[used] == ',');
     }
@@ -360,7 +360,8 @@ static qnt_status check_refused(qnt_context *ctx, const struct qnti_layout *layo
     return QNT_OK;
 }
 
-qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, qnt_recipe **adapted)
+qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, bool pairs,
+                             qnt_recipe **adapted)
 {
     static const char *const prescribed[] = {"bits", "group_size", "sym",     "sym_grid",
                                              "per_tensor", "include_zero", "mse"};
@@ -376,7 +377,7 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
                              "%s of method %s is given, but format %s prescribes its grid; native can hold any",
                              prescribed[i], weights->method->name, layout->name);
     QNT_TRY(qnt_recipe_copy(recipe, adapted));
-    status = layout ? prefer(*adapted, layout->preferred) : QNT_OK;
+    status = layout ? prefer(*adapted, layout->preferred, pairs) : QNT_OK;
     weights = qnti_recipe_weights(*adapted);
     for (size_t i = 0; status == QNT_OK && layout && !layout->ggml && i < sizeof prescribed / sizeof *prescribed; i++)
         if (qnti_param_find(&weights->method->table, prescribed[i]))

@@ -57,9 +57,11 @@ bool qnti_recipe_given(const struct qnti_recipe_step *step, const char *name);
 double qnti_recipe_number(const struct qnti_recipe_step *step, const char *name, double otherwise);
 /*
  * The recipe for layers of a layout: a copy with the parameters that the layout prefers where the user said nothing.
- * QNT_INVALID: the user gave one that the layout prescribes; the message names both. `layout` may be NULL.
+ * QNT_INVALID: the user gave one that the layout prescribes; the message names both. `layout` may be NULL. `pairs`: the
+ * unquantized model's inputs are known beside the quantized one's; what needs them is not preferred without.
  */
-qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, qnt_recipe **adapted);
+qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, bool pairs,
+                             qnt_recipe **adapted);
 /* The step that fills the weights, NULL: none. */
 const struct qnti_recipe_step *qnti_recipe_weights(const qnt_recipe *recipe);
 /* Whether a step has something to do in a stage, as its parameters are. */

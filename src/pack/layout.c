@@ -21,6 +21,7 @@
  */
 #define SUPER_BLOCKS "shrinkage=0.25,act_order=true,static_groups=true,refine_passes=2,awq_objective=linear"
 #define BLOCKS SUPER_BLOCKS ",refit_scales=true"
+#define FOUR_BITS BLOCKS ",qep=0.5"
 
 #define WIDTHS_2348 (1u << 2 | 1u << 3 | 1u << 4 | 1u << 8)
 
@@ -48,8 +49,8 @@ static const struct qnti_layout layouts[] = {
     FLOATS("f16", "16-bit floats", QNT_F16),
     FLOATS("bf16", "bfloat16", QNT_BF16),
     GGUF("q8_0", "8 bits, groups of 32, f16 scale", BLOCKS),
-    GGUF("q4_0", "4 bits, groups of 32, f16 scale", BLOCKS),
-    GGUF("q4_1", "4 bits, groups of 32, f16 scale and minimum", BLOCKS),
+    GGUF("q4_0", "4 bits, groups of 32, f16 scale", FOUR_BITS),
+    GGUF("q4_1", "4 bits, groups of 32, f16 scale and minimum", FOUR_BITS),
     GGUF("q5_0", "5 bits, groups of 32, f16 scale", BLOCKS),
     GGUF("q5_1", "5 bits, groups of 32, f16 scale and minimum", BLOCKS),
     GGUF("q6_k", "6 bits, groups of 16 with 8-bit scales in blocks of 256", SUPER_BLOCKS),

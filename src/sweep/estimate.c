@@ -61,12 +61,6 @@ static bool leaves_beside(const struct qnt_plan *plan)
     return false;
 }
 
-/* Whether the unquantized model is carried beside the quantized one. */
-static bool pairs(const struct qnt_plan *plan)
-{
-    return plan->recipe && qnt_recipe_needs_pairs(plan->recipe);
-}
-
 /* Highest use of memory while a site is measured and quantized, beyond streams and block; flops of all blocks. */
 static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, bool hessian, double threads)
 {
@@ -83,7 +77,7 @@ static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, b
         n.memory += (4 + 4 + 4) * in * in;                /* f32 Hessian, its ordered copy, factor */
     if (hessian && !kept)
         n.memory += 4 * in * in;                          /* f64 sums (half), which one layer alone gives back */
-    if (pairs(plan))
+    if (plan->paired)
         n.memory += greater(8 * in * in, 3 * 4 * largest);  /* sums of pairs; the weight aimed at, two products */
     n.flops = 2 * tokens * weights;
     if (hessian)
@@ -169,7 +163,7 @@ static void estimate_work(struct qnt_plan *plan)
 {
     struct need reverse = reverse_need(plan);
     double threads = (double)qnti_max((size_t)qnt_context_threads(plan->ctx), 1);
-    double streams = pairs(plan) ? 2 : 1;
+    double streams = plan->paired ? 2 : 1;
     bool measures = qnti_plan_measures(plan);
     double x = measures ? 4 * (double)plan->totals.tokens * (double)plan->job.source->config.hidden : 0;
     double base = PROCESS_BYTES + window_bytes(plan, threads);
@@ -186,7 +180,7 @@ static void estimate_work(struct qnt_plan *plan)
     reverse.memory += 4 * block_weights(plan);
     memory = greater(x + memory, reverse.kept + reverse.memory);
     spilled = greater(spilled, reverse.memory);
-    plan->file_bytes = pairs(plan) ? (uint64_t)(x + kept) : 0;
+    plan->file_bytes = plan->paired ? (uint64_t)(x + kept) : 0;
     plan->totals.flops += reverse.flops;
     plan->totals.memory_bytes = (uint64_t)(base + greater(memory, verify_bytes(plan)));
     plan->totals.least_memory_bytes = (uint64_t)(base + greater(spilled, verify_bytes(plan)));

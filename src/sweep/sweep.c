@@ -479,7 +479,7 @@ qnt_status qnti_sweep_run(struct qnt_plan *plan)
     s.config = &s.model->config;
     s.calibrated = qnti_plan_measures(plan);
     s.run = s.calibrated ? qnti_max(QNTI_ADDED_TOKENS / s.tokens, 1) : 1;
-    s.paired = s.calibrated && qnt_recipe_needs_pairs(plan->recipe);
+    s.paired = s.calibrated && plan->paired;
     status = plan->work.count < s.config->blocks ? sweep_all(&s) : QNT_OK;
     qnti_workspace_free(s.workspace);
     qnti_free(s.ctx, s.before);

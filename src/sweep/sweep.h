@@ -72,6 +72,7 @@ struct qnt_plan {
     struct json_t *identity;            /* of the blocks: what plan.json holds */
     char hash[QNTI_HASH_BYTES];         /* of blocks and output: what the output carries */
     uint64_t store_bytes, fisher_bytes; /* of the work folder's blocks, estimated, and their Fisher information */
+    bool paired;                        /* a recipe needs the unquantized model beside the quantized one */
     bool spills;                        /* activations lie in files */
     uint64_t file_bytes;                /* of activations that do */
     struct qnti_outcome *outcomes;      /* [job.count] */

@@ -176,6 +176,11 @@ static bool quantizes_inputs(const qnt_recipe *recipe)
     return recipe->provider[QNTI_STAGE_ACTIVATIONS] >= 0;
 }
 
+static bool on_text(const struct qnt_plan *plan)
+{
+    return plan->options.calibration && !qnti_is_statistics(plan->options.calibration);
+}
+
 /* The target's recipe: the plan's with the user's overrides, adapted to its layout. */
 static qnt_status make_recipe(struct qnt_plan *plan, size_t index, size_t *used)
 {
@@ -187,7 +192,7 @@ static qnt_status make_recipe(struct qnt_plan *plan, size_t index, size_t *used)
     status = override(plan, t, own, used);
     if (status == QNT_OK) {
         layout = qnti_layout_find(plan->ctx, t->layout);
-        status = layout ? qnti_recipe_adapt(own, layout, &plan->recipes[index]) : QNT_NOT_FOUND;
+        status = layout ? qnti_recipe_adapt(own, layout, on_text(plan), &plan->recipes[index]) : QNT_NOT_FOUND;
         if (status == QNT_OK && quantizes_inputs(own) && !quantizes_inputs(plan->recipes[index]))
             t->note = "its inputs are not quantized: the format holds no activations";
         if (status == QNT_OK && plan->rotated && t->role == QNTI_DOWN && !qnti_layout_at_run_time(layout))
@@ -272,6 +277,8 @@ qnt_status qnti_targets_recipes(struct qnt_plan *plan)
     QNT_TRY(status);
     for (size_t b = 0; b < plan->job.source->config.blocks; b++)
         QNT_TRY(plan_block(plan, b));
+    for (size_t t = 0; t < plan->job.count; t++)
+        plan->paired |= plan->recipes[t] && qnt_recipe_needs_pairs(plan->recipes[t]);
     QNT_TRY(check_some_fit(plan));
     return check_groups_alike(plan);
 }
