@@ -35,7 +35,7 @@ qnt_status qnti_gram_create(qnt_context *ctx, size_t n, bool symmetric, struct q
     return QNT_OK;
 }
 
-void qnti_gram_empty(struct qnti_gram *g)
+static void give_back(struct qnti_gram *g)
 {
     for (size_t i = 0; g->band && i < g->bands; i++)
         qnti_free(g->ctx, g->band[i]);
@@ -47,7 +47,7 @@ void qnti_gram_free(qnt_context *ctx, struct qnti_gram *g)
 {
     if (!g)
         return;
-    qnti_gram_empty(g);
+    give_back(g);
     qnti_free(ctx, g);
 }
 
@@ -163,6 +163,7 @@ struct read_task {
     const struct qnti_gram *gram;
     double factor;
     float *matrix;
+    size_t first;              /* row, of a band or 0 */
 };
 
 /* A tile of rows from r on, columns from c on; of a symmetric one also its mirror image. */
@@ -185,7 +186,7 @@ static void read_tile(const struct read_task *t, size_t r, size_t c)
 static qnt_status read_rows(void *arg, size_t index)
 {
     const struct read_task *t = arg;
-    size_t r = index * TILE;
+    size_t r = t->first + index * TILE;
     for (size_t c = 0; c < (t->gram->symmetric ? r + 1 : t->gram->n); c += TILE)
         read_tile(t, r, c);
     return QNT_OK;
@@ -193,8 +194,23 @@ static qnt_status read_rows(void *arg, size_t index)
 
 qnt_status qnti_gram_read(const struct qnti_gram *gram, double factor, float *matrix)
 {
-    struct read_task t = {gram, factor, matrix};
+    struct read_task t = {gram, factor, matrix, 0};
     if (!gram->band)
         return qnti_fail(gram->ctx, QNT_INVALID, "sums over %zu channels were given back already", gram->n);
     return qnti_parallel(gram->ctx, qnti_ceil_div(gram->n, TILE), read_rows, &t);
+}
+
+qnt_status qnti_gram_take(struct qnti_gram *gram, double factor, float *matrix)
+{
+    struct read_task t = {gram, factor, matrix, 0};
+    if (!gram->band)
+        return qnti_gram_read(gram, factor, matrix);
+    for (size_t i = 0; i < gram->bands; i++) {
+        t.first = i * BAND;
+        QNT_TRY(qnti_parallel(gram->ctx, qnti_ceil_div(band_rows(gram, i), TILE), read_rows, &t));
+        qnti_free(gram->ctx, gram->band[i]);
+        gram->band[i] = NULL;
+    }
+    give_back(gram);
+    return QNT_OK;
 }

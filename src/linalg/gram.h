@@ -26,10 +26,10 @@ void qnti_gram_free(qnt_context *ctx, struct qnti_gram *gram);
 qnt_status qnti_gram_add(qnt_context *ctx, struct qnti_gram *gram, const float *y, const float *x, size_t tokens);
 /* Adds another one of the same shape. */
 void qnti_gram_merge(struct qnti_gram *gram, const struct qnti_gram *other);
-/* Gives the sums' memory back; nothing can be read or added then. */
-void qnti_gram_empty(struct qnti_gram *gram);
-/* factor * sum as a full f32 matrix [n][n]. QNT_INVALID: the sums were given back. */
+/* factor * sum as a full f32 matrix [n][n]. QNT_INVALID: the sums were taken. */
 qnt_status qnti_gram_read(const struct qnti_gram *gram, double factor, float *matrix);
+/* The same, and the sums' memory is given back on the way; nothing can be read or added then. */
+qnt_status qnti_gram_take(struct qnti_gram *gram, double factor, float *matrix);
 /* The sums of row r, of a symmetric one its first r + 1; returns how many. The other puts them. */
 size_t qnti_gram_row(const struct qnti_gram *gram, size_t r, double *row);
 size_t qnti_gram_set_row(struct qnti_gram *gram, size_t r, const double *row);

@@ -157,14 +157,18 @@ qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform 
     return QNT_OK;
 }
 
+static qnt_status read_sums(const struct qnti_job *job, struct qnti_gram *sums, float *m)
+{
+    double factor = 2.0 / (double)job->calib->tokens;
+    return job->calib->once ? qnti_gram_take(sums, factor, m) : qnti_gram_read(sums, factor, m);
+}
+
 static qnt_status load_hessian(struct qnti_job *job)
 {
     size_t n = job->calib->in;
     QNT_TRY(QNTI_NEW(job->ctx, n, &job->dead));
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->hessian));
-    QNT_TRY(qnti_gram_read(job->calib->hessian, 2.0 / (double)job->calib->tokens, job->hessian));
-    if (job->calib->once)
-        qnti_gram_empty(job->calib->hessian);
+    QNT_TRY(read_sums(job, job->calib->hessian, job->hessian));
     if (job->transform && job->transform->shift)
         shift_hessian(job->calib, job->transform->shift, n, job->hessian);
     QNT_TRY(transform_products(job, n, job->hessian));
@@ -199,9 +203,7 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross)
     if (job->transform && job->transform->shift)
         return qnti_fail(job->ctx, QNT_UNSUPPORTED, "pairs of inputs behind a shift are not known");
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, cross));
-    QNT_TRY(qnti_gram_read(job->calib->cross, 2.0 / (double)job->calib->tokens, *cross));
-    if (job->calib->once)
-        qnti_gram_empty(job->calib->cross);
+    QNT_TRY(read_sums(job, job->calib->cross, *cross));
     return transform_products(job, n, *cross);
 }
 

@@ -66,8 +66,8 @@ static const struct qnti_layout layouts[] = {
     {.name = "awq", .title = "4 bits with zeros, GEMM order", .scale_type = QNT_F16,
      .preferred = "bits=4,group_size=128,sym=false", .limits = &awq, .packer = &qnti_awq_packer},
     {.name = "bnb", .title = "bitsandbytes: NF4, FP4, or 8 bits with outliers at run time", .scale_type = QNT_F32,
-     .methods = bnb_methods, .beside = QNTI_BESIDE_GRID, .refused = "outlier_weights=fp16,row_stat=kept",
-     .packer = &qnti_bnb_packer},
+     .recipe = "bnb4", .methods = bnb_methods, .beside = QNTI_BESIDE_GRID,
+     .refused = "outlier_weights=fp16,row_stat=kept", .packer = &qnti_bnb_packer},
 };
 
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };

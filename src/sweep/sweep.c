@@ -362,12 +362,19 @@ static qnt_status transform_block(struct sweep *s, uint64_t *changed)
     return qnti_transforms_fold(s->plan, &measure, &s->quantized.block, changed, s->transforms);
 }
 
+/* The block once more, for the stream of the unquantized model; not before its transforms, which need memory too. */
+static qnt_status load_source(struct sweep *s)
+{
+    return s->paired ? qnti_block_load(s->model, s->index, &s->source.block) : QNT_OK;
+}
+
 static qnt_status quantize_block(struct sweep *s)
 {
     uint64_t changed = s->plan->rotated ? UINT64_MAX : 0;
     if (qnti_fisher_roles(s->plan, s->index))
         QNT_TRY(qnti_fisher_open(s->plan, s->index, &s->fisher));
     QNT_TRY(transform_block(s, &changed));
+    QNT_TRY(load_source(s));
     for (enum qnti_site site = 0; site < QNTI_SITES; site++)
         QNT_TRY(sweep_site(s, site));
     for (enum qnti_role role = 0; role < QNTI_ROLES; role++)
@@ -381,6 +388,7 @@ static qnt_status pass_block(struct sweep *s)
 {
     struct stream *streams[2];
     size_t count = streams_of(s, streams);
+    QNT_TRY(load_source(s));
     QNT_TRY(qnti_store_apply(s->plan, &s->quantized.block, s->layers));
     for (size_t i = 0; i < count; i++)
         for (size_t w = 0; w < s->windows; w++) {
@@ -396,8 +404,6 @@ static qnt_status sweep_block(struct sweep *s)
 {
     qnt_status status;
     QNT_CHECK(qnti_block_load(s->model, s->index, &s->quantized.block));
-    if (s->paired)
-        QNT_CHECK(qnti_block_load(s->model, s->index, &s->source.block));
     status = s->plan->work.finished[s->index] ? pass_block(s) : quantize_block(s);
 cleanup:
     qnti_block_free(&s->quantized.block);
