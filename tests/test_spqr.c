@@ -9,12 +9,7 @@
 
 enum { OUT = 48, IN = 64, TOKENS = 200 };
 
-struct layer {
-    qnt_context *ctx;
-    float *w, *x;
-    qnt_qlinear *q;
-    float *value;
-};
+#include "one_layer_support.h"
 
 static void begin(struct layer *l)
 {
@@ -23,30 +18,6 @@ static void begin(struct layer *l)
     l->x = random_tokens(TOKENS, IN, 6);
     for (size_t i = 0; i < OUT * IN; i += 61)
         l->w[i] *= 6;
-}
-
-static void quantize(struct layer *l, const char *recipe, const char *format)
-{
-    qnt_qlinear_destroy(l->q);
-    free(l->value);
-    assert_ok(l->ctx, quantize_with(l->ctx, recipe, format, qnt_matrix_f32(l->w, OUT, IN), l->x, NULL, TOKENS, &l->q));
-    l->value = dequantized(l->ctx, l->q);
-}
-
-static void end(struct layer *l)
-{
-    qnt_qlinear_destroy(l->q);
-    free(l->value);
-    free(l->w);
-    free(l->x);
-    qnt_context_destroy(l->ctx);
-}
-
-static float *kept_copy(const struct layer *l)
-{
-    float *copy = NEW(OUT * IN, float);
-    memcpy(copy, l->value, OUT * IN * sizeof *copy);
-    return copy;
 }
 
 static size_t outliers_of(const struct layer *l)
