@@ -7,6 +7,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include "cli/cli.h"
 
 #define COMMANDS(X) \
@@ -44,6 +47,18 @@ static bool must_stop(void *user)
 {
     (void)user;
     return stop_asked;
+}
+
+/*
+ * Memory that a block of the model has needed goes back to the system at once, so that the process holds what the plan
+ * says: glibc would keep matrices of up to 32 MiB once the first one was freed.
+ */
+static void give_memory_back(void)
+{
+#ifdef __GLIBC__
+    enum { LEAST_OF_ITS_OWN = 1 << 20 };
+    (void)mallopt(M_MMAP_THRESHOLD, LEAST_OF_ITS_OWN);
+#endif
 }
 
 /* The first signal asks, a second one ends the process as it would have. */
@@ -105,8 +120,10 @@ static int run_in_context(const struct cli_command *command, struct cli *cli, vo
                                    .log_user = cli,
                                    .cancel = must_stop,
                                    .blas_one_thread = true};
-    qnt_status status = qnt_context_create(&options, &cli->ctx);
+    qnt_status status;
     int code;
+    give_memory_back();
+    status = qnt_context_create(&options, &cli->ctx);
     if (status != QNT_OK) {
         cli_error("no context: %s", qnt_status_text(status));
         return CLI_FAILED;

@@ -22,6 +22,7 @@ struct qnti_target {
     const char *layout;              /* "gguf:q4_0", "native" ...; "plain": as the folder stores floats; static */
     bool quantized;                  /* by the recipe: comes from `layer` below; else converted from the source */
     const char *note;                /* why it is not what was asked for, or NULL; static */
+    uint64_t bytes;                  /* it will take about: packed, or as floats */
 };
 
 struct qnti_export {

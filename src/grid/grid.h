@@ -146,8 +146,9 @@ void qnti_numbers_get_codes(const struct qnti_numbers *numbers, size_t r, size_t
 /* Codes of 4 bits over the flattened matrix, the first of two in the high half, an odd last one beside that of 0. */
 void qnti_numbers_nibbles(const struct qnti_numbers *numbers, uint8_t *bytes);
 uint16_t qnti_numbers_code(const struct qnti_numbers *numbers, size_t r, size_t c);
-/* Bits that all of it takes when stored: codes at their width, scales, offsets, codebooks, index. */
-double qnti_numbers_bits(const struct qnti_numbers *numbers);
+/* Bits that a matrix on a grid takes when stored: codes at their width, scales, offsets, codebooks, index. */
+double qnti_grid_bits(const struct qnti_grid *grid, size_t rows, size_t cols);
+double qnti_numbers_bits(const struct qnti_numbers *numbers);  /* NULL: 0 */
 /* The levels of row r's codes; NULL without a codebook. */
 const float *qnti_numbers_codebook(const struct qnti_numbers *numbers, size_t r);
 /* Scale and offset of number (r, c): 1 and 0 where the grid has none. */

@@ -202,21 +202,38 @@ void qnti_numbers_settle(struct qnti_numbers *q)
     q->value = value;
 }
 
+/* Scales or offsets of a grid: what they are coded on, or plain. */
+static double second_bits(const struct qnti_grid *grid, const struct qnti_grid *coded, size_t rows, size_t cols)
+{
+    struct qnti_grid plain = qnti_float_grid(grid->scale_type);
+    return qnti_grid_bits(coded ? coded : &plain, qnti_map_group_rows(&grid->map, rows),
+                          qnti_map_groups(&grid->map, rows, cols));
+}
+
+double qnti_grid_bits(const struct qnti_grid *grid, size_t rows, size_t cols)
+{
+    double bits = (double)grid->bits * (double)rows * (double)cols;
+    bool codebook = grid->form == QNTI_FORM_CODEBOOK;
+    if (grid->form == QNTI_FORM_FLOAT)
+        return bits;
+    if (grid->map.kind == QNTI_MAP_INDEX)
+        bits += 32.0 * (double)cols;
+    if (grid->map.kind != QNTI_MAP_NONE)
+        bits += second_bits(grid, grid->scale_grid, rows, cols);
+    if (!grid->constant_offset && grid->integer_offset)
+        bits += (double)grid->bits * (double)qnti_map_group_rows(&grid->map, rows) *
+                (double)qnti_map_groups(&grid->map, rows, cols);
+    else if (!grid->constant_offset)
+        bits += second_bits(grid, grid->offset_grid, rows, cols);
+    if (codebook && grid->constant_offset && grid->offset != 0)
+        bits += 32; /* no table's own: the numbers' */
+    if (codebook && !grid->table)
+        bits += 8.0 * (double)qnti_dtype_bytes(grid->scale_type) * (grid->codebook_per_row ? (double)rows : 1) *
+                grid->codebook_size;
+    return bits;
+}
+
 double qnti_numbers_bits(const struct qnti_numbers *q)
 {
-    double bits;
-    if (!q)
-        return 0;
-    if (q->grid.form == QNTI_FORM_FLOAT)
-        return 8.0 * (double)qnti_dtype_bytes(q->grid.float_type) * (double)q->rows * (double)q->cols;
-    bits = (double)q->grid.bits * (double)q->rows * (double)q->cols;
-    if (q->index)
-        bits += 32.0 * (double)q->cols;
-    if (q->grid.form == QNTI_FORM_CODEBOOK && q->grid.constant_offset && q->grid.offset != 0)
-        bits += 32; /* no table's own: the numbers' */
-    if (q->offset && q->grid.integer_offset)
-        bits += (double)q->grid.bits * (double)q->offset->rows * (double)q->offset->cols;
-    else
-        bits += qnti_numbers_bits(q->offset);
-    return bits + qnti_numbers_bits(q->scale) + qnti_numbers_bits(q->codebook);
+    return q ? qnti_grid_bits(&q->grid, q->rows, q->cols) : 0;
 }

@@ -113,6 +113,27 @@ cleanup:
 
 /* --- segment after segment --- */
 
+/* Which columns the last segment takes: columns [in] place -> column, order [in] position -> place. */
+struct parting {
+    uint32_t *columns, *order;
+};
+
+static qnt_status part_columns(struct qnti_job *job, const struct qnti_segments_feedback *s, size_t in,
+                               struct parting *p)
+{
+    uint32_t *sorted, *place;
+    qnt_status status;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, 2 * in, &sorted));
+    place = sorted + in;
+    QNT_CHECK(QNTI_NEW_RAW(job->ctx, 2 * in, &p->columns));
+    p->order = p->columns + in;
+    QNT_CHECK(qnti_job_sort(job, s->keys, in, sorted));
+    qnti_part_columns(sorted, in, s->cols[s->count - 1], p->columns, place, p->order);
+cleanup:
+    qnti_free(job->ctx, sorted);
+    return status;
+}
+
 /* Rows of the weight with their columns at their places. */
 static qnt_status place_columns(struct qnti_job *job, const uint32_t *columns, size_t in)
 {
@@ -149,7 +170,8 @@ static qnt_status copy_order(const struct qnti_job *job, const uint32_t *order, 
 }
 
 /* Grids of whole rows are those of the weights before dead columns are cleared, as in a layer of one segment. */
-static qnt_status fill_segment(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q, size_t i)
+static qnt_status fill_segment(struct qnti_job *job, const struct qnti_segments_feedback *s,
+                               const struct parting *parting, qnt_qlinear *q, size_t i)
 {
     struct qnti_segment *segment = &q->segments[i];
     size_t first = segment->first, cols = segment->cols, in = q->in;
@@ -160,7 +182,7 @@ static qnt_status fill_segment(struct qnti_job *job, const struct qnti_segments_
     uint32_t *order = NULL, *index = NULL;
     float *w = NULL;
     qnt_status status;
-    QNT_CHECK(copy_order(job, s->order, first, cols, &order));
+    QNT_CHECK(copy_order(job, s->by_keys ? parting->order : NULL, first, cols, &order));
     QNT_CHECK(copy_columns(job, first, cols, in, &w));
     if (order && coded && grid.map.cols)
         QNT_CHECK(qnti_group_along(job, order, cols, &grid, &index));
@@ -168,7 +190,7 @@ static qnt_status fill_segment(struct qnti_job *job, const struct qnti_segments_
     if (coded && grid.map.cols == 0)
         QNT_CHECK(qnti_fit_all(job->ctx, w, NULL, NULL, segment->weight));
     for (size_t k = 0; coded && k < job->rows * cols; k++)
-        w[k] = job->dead[s->columns[first + k % cols]] ? 0 : w[k];
+        w[k] = job->dead[parting->columns[first + k % cols]] ? 0 : w[k];
     f.w = w;
     f.order = order;
     f.fixed = !coded || grid.map.cols == 0;
@@ -180,24 +202,35 @@ cleanup:
     return status;
 }
 
-qnt_status qnti_feedback_segments(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q)
+static qnt_status factor_parted(struct qnti_job *job, const struct qnti_segments_feedback *s,
+                                const struct parting *parting, qnt_qlinear *q)
 {
     uint32_t *order;
     qnt_status status;
     QNT_TRY(QNTI_NEW_RAW(job->ctx, q->in, &order));
     for (size_t j = 0; j < q->in; j++)
-        order[j] = s->columns[s->order ? s->order[j] : j];
+        order[j] = parting->columns[s->by_keys ? parting->order[j] : j];
     status = qnti_job_factor_in(job, order, s->damping);
     qnti_free(job->ctx, order);
     QNT_TRY(status);
-    QNT_TRY(qnti_tell_damping(job, s->damping, q));
+    return qnti_tell_damping(job, s->damping, q);
+}
+
+qnt_status qnti_feedback_segments(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q)
+{
+    struct parting parting = {0};
+    qnt_status status;
+    QNT_CHECK(part_columns(job, s, q->in, &parting));
+    QNT_CHECK(factor_parted(job, s, &parting, q));
     if (!q->segment_count)
-        QNT_TRY(qnti_qlinear_cut(q, s->cols, s->count));
-    QNT_TRY(qnti_qlinear_permute(q, s->columns));
-    QNT_TRY(place_columns(job, s->columns, q->in));
+        QNT_CHECK(qnti_qlinear_cut(q, s->cols, s->count));
+    QNT_CHECK(qnti_qlinear_permute(q, parting.columns));
+    QNT_CHECK(place_columns(job, parting.columns, q->in));
     for (size_t i = 0; i < q->segment_count; i++)
-        QNT_TRY(fill_segment(job, s, q, i));
-    return QNT_OK;
+        QNT_CHECK(fill_segment(job, s, &parting, q, i));
+cleanup:
+    qnti_free(job->ctx, parting.columns);
+    return status;
 }
 
 unsigned qnti_feedback_needs(const struct qnti_feedback_params *p)

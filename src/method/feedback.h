@@ -41,8 +41,8 @@ struct qnti_segments_feedback {
     const struct qnti_grid *grids;      /* [count] of each segment; groups of columns are fitted on the way */
     const size_t *cols;                 /* [count] columns of each, where no earlier stage cut them */
     size_t count;
-    const uint32_t *columns;            /* [in] place -> column as the job has it */
-    const uint32_t *order;              /* [in] position -> place, inside segments; NULL: natural */
+    const float *keys;                  /* [in] the last segment takes the columns of the largest */
+    bool by_keys;                       /* the others are processed by falling keys, not as they stand */
     struct qnti_damping damping;
     size_t block;
 };

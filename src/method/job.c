@@ -207,42 +207,6 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross)
     return transform_products(job, n, *cross);
 }
 
-qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x)
-{
-    const uint32_t *map = job->producer ? job->producer->map : NULL;
-    size_t in = job->calib->in;
-    struct {
-        float sum, most, count;
-    } *rows;
-    if (!map)
-        return QNT_OK;
-    QNT_TRY(QNTI_NEW(job->ctx, job->producer->rows, &rows));
-    for (size_t c = 0; c < in; c++) {
-        rows[map[c]].sum += x[c];
-        rows[map[c]].most = fmaxf(rows[map[c]].most, x[c]);
-        rows[map[c]].count++;
-    }
-    for (size_t c = 0; c < in; c++)
-        x[c] = how == QNTI_TIE_MEAN ? rows[map[c]].sum / rows[map[c]].count : rows[map[c]].most;
-    qnti_free(job->ctx, rows);
-    return QNT_OK;
-}
-
-qnt_status qnti_job_magnitudes(struct qnti_job *job, float *most, float *mean)
-{
-    const struct qnt_calib *calib = job->calib;
-    if (!calib || !calib->tokens)
-        return qnti_fail(job->ctx, QNT_NOT_FOUND, "no calibration token reached the layer");
-    for (size_t c = 0; c < calib->in; c++) {
-        const struct qnti_channel_moments *m = &calib->moments[c];
-        if (most)
-            most[c] = fmaxf(fabsf(m->least), fabsf(m->greatest));
-        if (mean)
-            mean[c] = (float)(m->sum_abs / (double)calib->tokens);
-    }
-    return QNT_OK;
-}
-
 /* The largest magnitude of x' = (x - shift) / scale over all tokens and channels. */
 static float largest_input(const struct qnti_job *job)
 {

@@ -42,22 +42,23 @@ struct qnti_method {
     const char *name, *title, *reference;
     enum qnti_scope scope;
     struct qnti_param_table table;
-    /* Bits of enum qnti_need that these parameters ask for; NULL: none. */
-    unsigned (*needs)(const void *params);
+    /* Bits of enum qnti_need that the method always asks for; those that these parameters add, may be NULL. */
+    unsigned needs;
+    unsigned (*needs_by)(const void *params);
     /* Parameters that exclude each other; may be NULL. */
     qnt_status (*check)(qnt_context *ctx, const void *params);
     struct qnti_stage_functions stages[QNTI_STAGES];
     /* A stage that these parameters switch off is not offered; NULL: all of them are always on. */
     bool (*offers)(const void *params, enum qnti_stage stage);
-    /* Whether the weights stage rounds with error feedback, and its damping; NULL: it does not. */
-    bool (*feedback)(const void *params, struct qnti_damping *damping);
+    /* Damping of the error feedback by which the weights stage rounds; NULL, or of NULL: it rounds otherwise. */
+    const struct qnti_damping *(*feedback)(const void *params);
     /*
      * Chooses the rotation of a model's residual stream [width], once for all blocks; its parts are allocated, *t is
      * empty before. NULL: the stream stays as it is.
      */
     qnt_status (*residual)(qnt_context *ctx, const void *params, size_t width, struct qnti_transform *t);
-    /* Bits a weight of a layer of that shape, where `bits`, `group_size` and `sym` do not say it; may be NULL. */
-    double (*bits)(const void *params, size_t out, size_t in);
+    /* Bits of a layer of that shape as it will be stored; NULL: those of numbers on `grid`. */
+    qnt_status (*bits)(struct qnti_job *job, const void *params, size_t out, size_t in, double *bits);
     /* What the weights and correct stages may leave beside an affine grid, bits of enum qnti_beside; NULL: nothing. */
     unsigned (*leaves)(const void *params);
     /*
@@ -203,11 +204,6 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross);
 void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer);
 /* QNT_INVALID: the layer's Fisher information (which it has) is negative or not finite somewhere. */
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer);
-/* Gives channels that one channel of the producer feeds (v to o under grouped-query attention) one value. */
-enum qnti_tie { QNTI_TIE_MEAN, QNTI_TIE_MOST };
-qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x);
-/* The first moments of the site's inputs: largest and mean magnitude of each channel, [in]; either may be NULL. */
-qnt_status qnti_job_magnitudes(struct qnti_job *job, float *most, float *mean);
 /* How the inputs of a layer are quantized at run time: a symmetric integer grid where nothing else is said. */
 struct qnti_input_rule {
     unsigned bits;
@@ -218,6 +214,19 @@ struct qnti_input_rule {
     float clip;                  /* the range is multiplied by it; 0: 1 */
 };
 qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q);
+
+/* --- magnitudes.c: how large channels are --- */
+
+/* Gives channels that one channel of the producer feeds (v to o under grouped-query attention) one value. */
+enum qnti_tie { QNTI_TIE_MEAN, QNTI_TIE_MOST };
+qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x);
+/* Of the site's inputs: largest and mean magnitude of each channel, [in]; either may be NULL. Not tied yet. */
+qnt_status qnti_job_magnitudes(struct qnti_job *job, float *most, float *mean);
+/* The largest |W_rc| over the rows of all layers, [in]. */
+qnt_status qnti_job_weight_magnitudes(struct qnti_job *job, const qnt_layer *layers, size_t count, float *most);
+/* The mean of |W_rc| over the largest |W| of the group of columns, over the rows of all layers, [in]. */
+qnt_status qnti_job_weight_shares(struct qnti_job *job, const qnt_layer *layers, size_t count, size_t group,
+                                  float *mean);
 
 /* --- search.c: what a scale of the site's input costs on the grid of the weights stage --- */
 struct qnti_search;

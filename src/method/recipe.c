@@ -313,6 +313,22 @@ unsigned qnti_recipe_leaves(const qnt_recipe *recipe)
     return leaves;
 }
 
+qnt_status qnti_recipe_bits(const qnt_recipe *recipe, const struct qnti_layout *layout, size_t out, size_t in,
+                            double *bits)
+{
+    const struct qnti_recipe_step *step = qnti_recipe_weights(recipe);
+    struct qnti_job job = {.ctx = recipe->ctx, .kernels = qnti_context_kernels(recipe->ctx), .layout = layout};
+    struct qnti_grid grid;
+    *bits = 16 * (double)out * (double)in;
+    if (!step)
+        return QNT_OK;
+    if (step->method->bits)
+        return step->method->bits(&job, step->params, out, in, bits);
+    QNT_TRY(step->method->grid(&job, step->params, &grid));
+    *bits = qnti_grid_bits(&grid, out, in);
+    return QNT_OK;
+}
+
 static qnt_status check_beside(const qnt_recipe *recipe, const struct qnti_layout *layout)
 {
     for (size_t s = 0; layout && s < recipe->count; s++)
@@ -432,7 +448,7 @@ qnt_status qnti_recipe_residual(const qnt_recipe *recipe, size_t width, struct q
 
 static unsigned needs_of(const struct qnti_recipe_step *step)
 {
-    return step->method->needs ? step->method->needs(step->params) : 0;
+    return step->method->needs | (step->method->needs_by ? step->method->needs_by(step->params) : 0);
 }
 
 unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe)

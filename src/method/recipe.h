@@ -72,6 +72,9 @@ bool qnti_recipe_corrects(const struct qnti_recipe_step *step);
 bool qnti_recipe_transforms(const qnt_recipe *recipe);
 /* The rotation of the residual stream [width] that the recipe's transform asks for; *t stays empty without one. */
 qnt_status qnti_recipe_residual(const qnt_recipe *recipe, size_t width, struct qnti_transform *t);
+/* Bits of a layer of that shape as the weights stage will leave it for the layout; without one those of f16. */
+qnt_status qnti_recipe_bits(const qnt_recipe *recipe, const struct qnti_layout *layout, size_t out, size_t in,
+                            double *bits);
 /* Bits of enum qnti_beside that the stages may leave beside the grid. */
 unsigned qnti_recipe_leaves(const qnt_recipe *recipe);
 /* Bits of enum qnti_need of all stages that run; of the transform alone; of those behind it. */

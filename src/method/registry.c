@@ -62,13 +62,14 @@ bool qnt_method_get(size_t index, qnt_method_info *info)
                               .weights = qnti_method_offers(m, QNTI_STAGE_WEIGHTS),
                               .correct = qnti_method_offers(m, QNTI_STAGE_CORRECT),
                               .parameter_count = m->table.count};
-    if (m->needs && m->table.bytes <= 512) {
+    info->needs_calibration = m->needs != 0;
+    if (m->needs_by && m->table.bytes <= 512) {
         union {
             double align;
             char bytes[512];
         } params;
         qnti_param_defaults(&m->table, &params);
-        info->needs_calibration = m->needs(&params) != 0;
+        info->needs_calibration |= m->needs_by(&params) != 0;
     }
     return true;
 }

@@ -104,9 +104,9 @@ static qnt_status load_left(struct qnti_search *s, struct qnti_damping damping)
 static qnt_status load_linear(struct qnti_search *s)
 {
     const struct qnti_recipe_step *weights = s->job->weights;
-    struct qnti_damping damping;
-    bool fed_back = weights->method->feedback && weights->method->feedback(weights->params, &damping);
-    qnt_status status = fed_back ? load_left(s, damping) : qnti_job_hessian(s->job);
+    const struct qnti_method *m = weights->method;
+    const struct qnti_damping *damping = m->feedback ? m->feedback(weights->params) : NULL;
+    qnt_status status = damping ? load_left(s, *damping) : qnti_job_hessian(s->job);
     return status == QNT_SINGULAR ? qnti_job_hessian(s->job) : status; /* the weights stage will round to nearest too */
 }
 

@@ -12,7 +12,6 @@
 
 #include <math.h>
 #include <string.h>
-#include "base/tensor.h"
 #include "solve/solve.h"
 
 struct awq_params {
@@ -39,37 +38,6 @@ static qnt_status awq_grid(struct qnti_job *job, const void *params, struct qnti
     affine.include_zero = p->rounding == ROUND_GPTQ;
     affine.sym_grid = p->rounding == ROUND_NEAREST;
     return qnti_job_grid(job, &affine, grid);
-}
-
-/* m_c: mean over the rows of all layers of |W_rc| over the largest |W| of its group. */
-static qnt_status relative_magnitudes(struct qnti_job *job, const qnt_layer *layers, size_t count, size_t span,
-                                      float *m)
-{
-    size_t in = layers[0].weight.cols, rows = 0;
-    double *sum;
-    float *w;
-    qnt_status status;
-    QNT_TRY(QNTI_NEW(job->ctx, in, &sum));
-    QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &w));
-    for (size_t i = 0; i < count; rows += layers[i++].weight.rows)
-        for (size_t r = 0; r < layers[i].weight.rows; r++) {
-            QNT_CHECK(qnti_matrix_rows(job->ctx, layers[i].weight, r, 1, w));
-            for (size_t g = 0; g < in; g += span) {
-                size_t end = qnti_min(g + span, in);
-                float most = 0;
-                for (size_t c = g; c < end; c++)
-                    most = fmaxf(most, fabsf(w[c]));
-                for (size_t c = g; c < end; c++)
-                    sum[c] += (double)(fabsf(w[c]) / (most + 1e-6f));
-            }
-        }
-    for (size_t c = 0; c < in; c++)
-        m[c] = (float)(sum[c] / (double)rows);
-    status = qnti_job_tie(job, QNTI_TIE_MEAN, m);
-cleanup:
-    qnti_free(job->ctx, sum);
-    qnti_free(job->ctx, w);
-    return status;
 }
 
 /* s of one ratio: t / sqrt(max t min t), t = a^r (/ m^(1-r)). */
@@ -134,7 +102,7 @@ static qnt_status awq_transform(struct qnti_job *job, const qnt_layer *layers, s
         struct qnti_grid grid;
         QNT_CHECK(qnti_job_weights_grid(job, &grid));
         QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &m));
-        QNT_CHECK(relative_magnitudes(job, layers, count, qnti_min(qnti_grid_span(&grid, in), in), m));
+        QNT_CHECK(qnti_job_weight_shares(job, layers, count, qnti_min(qnti_grid_span(&grid, in), in), m));
     }
     QNT_CHECK(search_scale(job, p, search, a, m, t->scale));
 cleanup:
@@ -173,17 +141,16 @@ static bool awq_offers(const void *params, enum qnti_stage stage)
     return stage != QNTI_STAGE_TRANSFORM || p->scale_search;
 }
 
-static bool awq_feedback(const void *params, struct qnti_damping *damping)
+static const struct qnti_damping *awq_feedback(const void *params)
 {
     const struct awq_params *p = params;
-    *damping = p->feedback.damping;
-    return p->rounding == ROUND_GPTQ;
+    return p->rounding == ROUND_GPTQ ? &p->feedback.damping : NULL;
 }
 
 static unsigned awq_needs(const void *params)
 {
     const struct awq_params *p = params;
-    return QNTI_NEED_HESSIAN | (p->objective == OBJECTIVE_BLOCK ? QNTI_NEED_SAMPLES : 0) |
+    return (p->objective == OBJECTIVE_BLOCK ? QNTI_NEED_SAMPLES : 0) |
            (p->rounding == ROUND_GPTQ ? qnti_feedback_needs(&p->feedback) : 0);
 }
 
@@ -219,7 +186,8 @@ const struct qnti_method qnti_method_awq = {
     .reference = "Lin et al., AWQ, MLSys 2024; duo_scaling: AutoAWQ",
     .scope = QNTI_SCOPE_SITE,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct awq_params)},
-    .needs = awq_needs,
+    .needs = QNTI_NEED_HESSIAN,
+    .needs_by = awq_needs,
     .check = awq_check,
     .stages[QNTI_STAGE_TRANSFORM].transform = awq_transform,
     .stages[QNTI_STAGE_WEIGHTS].layer = awq_weights,

@@ -42,8 +42,9 @@ static qnt_status nest(qnt_context *ctx, struct qnti_numbers *w, bool *flips)
     return status;
 }
 
-static qnt_status fill(struct qnti_job *job, const struct bnb4_params *p, const struct qnti_grid *nested,
-                       qnt_qlinear *q)
+/* `nested`: the grid of the maxima; NULL: they are plain. */
+static struct qnti_grid bnb4_grid(const struct qnti_job *job, const struct bnb4_params *p,
+                                  const struct qnti_grid *nested)
 {
     struct qnti_grid grid = qnti_codebook_grid(job->kernels, p->format == FORMAT_NF4 ? &qnti_nf4 : &qnti_fp4,
                                                (size_t)p->block_size, QNT_F32);
@@ -51,6 +52,18 @@ static qnt_status fill(struct qnti_job *job, const struct bnb4_params *p, const 
     grid.search_steps = SEARCH_STEPS;
     grid.search_grid = SEARCH_GRID;
     grid.scale_grid = nested;
+    return grid;
+}
+
+static struct qnti_grid nested_grid(const struct qnti_job *job)
+{
+    return qnti_codebook_grid(job->kernels, &qnti_dynamic8, NESTED_BLOCK, QNT_F32);
+}
+
+static qnt_status fill(struct qnti_job *job, const struct bnb4_params *p, const struct qnti_grid *nested,
+                       qnt_qlinear *q)
+{
+    struct qnti_grid grid = bnb4_grid(job, p, nested);
     QNT_TRY(qnti_segment_fill(q, &q->segments[0], &grid));
     return qnti_nearest(job->ctx, job->weight, NULL, NULL, q->segments[0].weight);
 }
@@ -77,7 +90,7 @@ static qnt_status round_again(struct qnti_job *job, struct qnti_numbers *w)
 static qnt_status bnb4_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     const struct bnb4_params *p = job->params;
-    struct qnti_grid nested = qnti_codebook_grid(job->kernels, &qnti_dynamic8, NESTED_BLOCK, QNT_F32);
+    struct qnti_grid nested = nested_grid(job);
     struct qnti_segment *segment;
     bool flips;
     (void)layer;
@@ -103,12 +116,13 @@ static qnt_status bnb4_check(qnt_context *ctx, const void *params)
     return QNT_OK;
 }
 
-static double bnb4_bits(const void *params, size_t out, size_t in)
+/* All but the maxima's mean, 32 bits of the layer, is in the grids. */
+static qnt_status bnb4_bits(struct qnti_job *job, const void *params, size_t out, size_t in, double *bits)
 {
     const struct bnb4_params *p = params;
-    double block = p->block_size;
-    (void)out, (void)in;
-    return 4 + (p->double_quant ? 8 / block + 32 / (block * NESTED_BLOCK) : 32 / block);
+    struct qnti_grid nested = nested_grid(job), grid = bnb4_grid(job, p, p->double_quant ? &nested : NULL);
+    *bits = qnti_grid_bits(&grid, out, in) + (p->double_quant ? 32 : 0);
+    return QNT_OK;
 }
 
 #define ROW(name, kind, value, least, greatest, choices, help) \

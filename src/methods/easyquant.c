@@ -71,13 +71,13 @@ cleanup:
 }
 
 /* The share of outliers is not known before: that of a normal distribution. */
-static double easyquant_bits(const void *params, size_t out, size_t in)
+static qnt_status easyquant_bits(struct qnti_job *job, const void *params, size_t out, size_t in, double *bits)
 {
     const struct easyquant_params *p = params;
-    double group = p->group_size ? fmin(p->group_size, (double)in) : (double)in;
+    struct qnti_grid grid = easyquant_grid(job, p);
     double share = p->outlier_threshold > 0 ? erfc(p->outlier_threshold / sqrt(2)) : 0;
-    double rows = 32 * (double)(out + 1) / ((double)out * (double)in);
-    return p->bits + 16 / group + (share > 0 ? 32 * share + rows : 0);
+    *bits = qnti_grid_bits(&grid, out, in) + qnti_sparse_bits(out, in, grid.scale_type, share * (double)(out * in));
+    return QNT_OK;
 }
 
 static unsigned easyquant_leaves(const void *params)

@@ -36,11 +36,9 @@ static bool gptq_offers(const void *params, enum qnti_stage stage)
     return stage != QNTI_STAGE_CORRECT || p->refine.refine_passes > 0;
 }
 
-static bool gptq_feedback(const void *params, struct qnti_damping *damping)
+static const struct qnti_damping *gptq_feedback(const void *params)
 {
-    const struct gptq_params *p = params;
-    *damping = p->feedback.damping;
-    return true;
+    return &((const struct gptq_params *)params)->feedback.damping;
 }
 
 static unsigned gptq_needs(const void *params)
@@ -68,7 +66,7 @@ const struct qnti_method qnti_method_gptq = {
     .reference = "Frantar et al., GPTQ, ICLR 2023; GPTAQ, ICML 2025; group-aware order: GPTQModel",
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct gptq_params)},
-    .needs = gptq_needs,
+    .needs_by = gptq_needs,
     .check = gptq_check,
     .stages[QNTI_STAGE_WEIGHTS].layer = gptq_weights,
     .stages[QNTI_STAGE_CORRECT].layer = gptq_correct,

@@ -54,12 +54,12 @@ static qnt_status hqq_weights(struct qnti_job *job, const qnt_layer *layer, qnt_
     return qnti_half_quadratic(job->ctx, &rule, job->weight, q->segments[0].weight);
 }
 
-/* Two numbers of 16 bits a group; with axis=0 groups of 0 are columns, whose length is not known here. */
-static double hqq_bits(const void *params, size_t out, size_t in)
+static qnt_status hqq_bits(struct qnti_job *job, const void *params, size_t out, size_t in, double *bits)
 {
-    const struct hqq_params *p = params;
-    double whole = (double)(p->axis ? in : out), group = p->group_size ? p->group_size : whole;
-    return p->bits + 32 / (p->axis ? fmin(group, whole) : group);
+    struct qnti_grid grid;
+    QNT_TRY(hqq_grid(job, params, out, in, &grid));
+    *bits = qnti_grid_bits(&grid, out, in);
+    return QNT_OK;
 }
 
 #define ROW(name, kind, value, least, greatest, choices, help) \

@@ -29,6 +29,11 @@ static struct qnti_grid int8_grid(const struct qnti_job *job)
     return grid;
 }
 
+static bool keeps_copy(const struct llm_int8_params *p)
+{
+    return p->outlier_weights == WEIGHTS_FP16 && p->outlier_threshold > 0;
+}
+
 /* One row: its scale c / 127 and codes; both from f16 values. */
 static void code_row(const float *w, size_t r, struct qnti_numbers *q)
 {
@@ -50,7 +55,7 @@ static qnt_status llm_int8_weights(struct qnti_job *job, const qnt_layer *layer,
     QNT_TRY(qnti_segment_fill(q, &q->segments[0], &grid));
     for (size_t r = 0; r < q->out; r++)
         code_row(job->weight + r * q->in, r, q->segments[0].weight);
-    if (p->outlier_weights == WEIGHTS_FP16 && p->outlier_threshold > 0)
+    if (keeps_copy(p))
         return qnti_numbers_from_floats(job->ctx, QNT_F16, job->weight, q->out, q->in, &q->full);
     return QNT_OK;
 }
@@ -64,12 +69,11 @@ static qnt_status llm_int8_activations(struct qnti_job *job, const qnt_layer *la
     return QNT_OK;
 }
 
-static double llm_int8_bits(const void *params, size_t out, size_t in)
+static qnt_status llm_int8_bits(struct qnti_job *job, const void *params, size_t out, size_t in, double *bits)
 {
-    const struct llm_int8_params *p = params;
-    bool copy = p->outlier_weights == WEIGHTS_FP16 && p->outlier_threshold > 0;
-    (void)out;
-    return BITS + 32.0 / (double)in + (copy ? 16 : 0);
+    struct qnti_grid grid = int8_grid(job), copy = qnti_float_grid(QNT_F16);
+    *bits = qnti_grid_bits(&grid, out, in) + (keeps_copy(params) ? qnti_grid_bits(&copy, out, in) : 0);
+    return QNT_OK;
 }
 
 #define ROW(name, kind, value, least, greatest, choices, help) \

@@ -13,15 +13,10 @@
 #include "solve/solve.h"
 
 struct owq_params {
-    int bits, keep_columns;
-    double target_bits;
-    bool frob_norm, mse, sym;
-    int group_size;
-    bool act_order;
+    int bits, keep_columns, group_size, block_size, mse_grid;
+    double target_bits, mse_norm;
+    bool frob_norm, mse, sym, act_order;
     struct qnti_damping damping;
-    int block_size;
-    double mse_norm;
-    int mse_grid;
 };
 
 enum { FEW_STEPS = 40, MANY_STEPS = 100, KEPT_BITS = 16 }; /* of groups and to choose columns; of rows */
@@ -30,14 +25,12 @@ static const double USUAL_EXTRA = 0.1;
 static qnt_status searched_grid(struct qnti_job *job, const struct owq_params *p, size_t group, int steps,
                                 struct qnti_grid *grid)
 {
+    const struct qnti_affine_params affine = {.bits = p->bits, .group_size = (int)group, .sym = p->sym,
+                                              .mse_norm = p->mse_norm};
     if (qnti_layout_grid(job->layout, job->kernels, grid))
         return QNT_OK;
-    *grid = qnti_affine_grid(job->kernels, (unsigned)p->bits, group, job->layout ? job->layout->scale_type : QNT_F32);
-    grid->sym = grid->constant_offset = grid->signed_codes = p->sym;
-    grid->offset = p->sym ? (float)(1u << (p->bits - 1)) : 0;
-    grid->integer_offset = !p->sym;
-    grid->least_zero = job->layout && job->layout->limits ? job->layout->limits->least_zero : 0;
-    grid->search_norm = (float)p->mse_norm;
+    QNT_TRY(qnti_job_grid(job, &affine, grid));
+    grid->signed_codes = p->sym;
     grid->search_steps = !p->mse ? 1 : p->mse_grid ? (unsigned)p->mse_grid : (unsigned)steps;
     if (p->mse || p->sym)
         grid->kind = &qnti_paired_kind;
@@ -50,106 +43,86 @@ static qnt_status owq_grid(struct qnti_job *job, const void *params, struct qnti
     return searched_grid(job, p, (size_t)p->group_size, p->group_size ? FEW_STEPS : MANY_STEPS, grid);
 }
 
-static double target_of(const struct owq_params *p)
+static struct qnti_grid kept_grid(const struct qnti_job *job)
 {
-    return p->target_bits > 0 ? p->target_bits : p->bits + USUAL_EXTRA;
+    return qnti_float_grid(job->layout ? job->layout->scale_type : QNT_F32);
 }
 
-/* An even number of columns next to `exact`, as the authors' kernels want it. */
-static size_t even_columns(double exact, size_t in)
-{
-    size_t k = (size_t)rint(fmin(fmax(exact, 0), (double)in));
-    return qnti_min(k + k % 2, in);
-}
-
-/* Of a layer by itself. */
-static size_t kept_columns(const struct owq_params *p, size_t in)
-{
-    if (p->keep_columns >= 0)
-        return qnti_min((size_t)p->keep_columns, in);
-    return even_columns((double)in * (target_of(p) - p->bits) / (KEPT_BITS - p->bits), in);
-}
-
-/* k_l out_l the same for all layers l: sum k_l out_l (16 - bits) = sum (target_bits - bits) in_l out_l. */
+/*
+ * k_l out_l the same for all layers l: sum k_l out_l (16 - bits) = sum (target_bits - bits) in_l out_l. k is even, as
+ * the authors' kernels want it.
+ */
 static qnt_status owq_plan(qnt_context *ctx, const struct qnti_shape *shapes, void *const *params, size_t count)
 {
     double budget = 0, price = 0;
     (void)ctx;
     for (size_t i = 0; i < count; i++) {
         const struct owq_params *p = params[i];
-        if (p->keep_columns >= 0)
-            continue;
-        budget += (target_of(p) - p->bits) * (double)shapes[i].in * (double)shapes[i].out;
-        price += KEPT_BITS - p->bits;
+        double extra = p->target_bits > 0 ? p->target_bits - p->bits : USUAL_EXTRA;
+        budget += p->keep_columns < 0 ? extra * (double)shapes[i].in * (double)shapes[i].out : 0;
+        price += p->keep_columns < 0 ? KEPT_BITS - p->bits : 0;
     }
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; price > 0 && i < count; i++) {
         struct owq_params *p = params[i];
+        size_t k = (size_t)rint(fmin(budget / price / (double)shapes[i].out, (double)shapes[i].in));
         if (p->keep_columns < 0)
-            p->keep_columns = (int)even_columns(budget / price / (double)shapes[i].out, shapes[i].in);
+            p->keep_columns = (int)qnti_min(k + k % 2, shapes[i].in);
     }
     return QNT_OK;
+}
+
+/* Of a layer whose block was not planned. */
+static size_t kept_columns(const struct owq_params *p, size_t in)
+{
+    struct owq_params alone = *p;
+    (void)owq_plan(NULL, &(struct qnti_shape){1, in}, &(void *){&alone}, 1);
+    return qnti_min((size_t)alone.keep_columns, in);
 }
 
 /* s_j = H_jj, or H_jj |W_j - Q_j|^2, Q the nearest on rows' ranges; 0 where nothing comes through. */
 static qnt_status sensitivities(struct qnti_job *job, const struct owq_params *p, const qnt_qlinear *q, float *s)
 {
-    size_t in = q->in;
     struct qnti_grid grid;
-    double *sum;
-    qnt_status status;
-    for (size_t j = 0; j < in; j++)
-        s[j] = job->dead[j] ? 0 : job->hessian[j * in + j];
+    for (size_t j = 0; j < q->in; j++)
+        s[j] = job->dead[j] ? 0 : job->hessian[j * q->in + j];
     if (!p->frob_norm)
         return QNT_OK;
     QNT_TRY(searched_grid(job, p, 0, FEW_STEPS, &grid));
-    QNT_TRY(QNTI_NEW(job->ctx, in, &sum));
-    status = qnti_nearest_errors(job->ctx, job->weight, q->out, in, &grid, sum);
-    for (size_t j = 0; j < in; j++)
-        s[j] = (float)((double)s[j] * sum[j]);
-    qnti_free(job->ctx, sum);
-    return status;
+    return qnti_nearest_costs(job->ctx, job->weight, q->out, q->in, &grid, s);
 }
 
 static qnt_status keep_some(struct qnti_job *job, const struct owq_params *p, size_t k, qnt_qlinear *q)
 {
-    size_t in = q->in;
-    struct qnti_grid grids[] = {{0}, qnti_float_grid(job->layout ? job->layout->scale_type : QNT_F32)};
-    struct qnti_segments_feedback f = {.grids = grids, .cols = (size_t[]){in - k, k}, .count = 2,
-                                       .damping = p->damping, .block = (size_t)p->block_size};
-    float *sensitivity = NULL;
-    uint32_t *sorted = NULL;
+    struct qnti_grid grids[] = {{0}, kept_grid(job)};
+    struct qnti_segments_feedback f = {.grids = grids, .cols = (size_t[]){q->in - k, k}, .count = 2,
+                                       .by_keys = p->act_order, .damping = p->damping, .block = (size_t)p->block_size};
+    float *sensitivity;
     qnt_status status;
     QNT_TRY(owq_grid(job, p, &grids[0]));
     QNT_TRY(qnti_job_hessian(job));
-    QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &sensitivity));
-    QNT_CHECK(QNTI_NEW_RAW(job->ctx, 4 * in, &sorted));
-    QNT_CHECK(sensitivities(job, p, q, sensitivity));
-    QNT_CHECK(qnti_job_sort(job, sensitivity, in, sorted));
-    qnti_part_columns(sorted, in, k, sorted + in, sorted + 2 * in, sorted + 3 * in);
-    f.columns = sorted + in;
-    f.order = p->act_order ? sorted + 3 * in : NULL;
-    status = qnti_feedback_segments(job, &f, q);
-cleanup:
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, q->in, &sensitivity));
+    f.keys = sensitivity;
+    status = sensitivities(job, p, q, sensitivity);
+    if (status == QNT_OK)
+        status = qnti_feedback_segments(job, &f, q);
     qnti_free(job->ctx, sensitivity);
-    qnti_free(job->ctx, sorted);
     return status;
 }
 
 static qnt_status owq_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     const struct owq_params *p = job->params;
-    struct qnti_feedback_params plain = {.damping = p->damping, .block_size = p->block_size,
-                                         .act_order = p->act_order};
+    struct qnti_feedback_params all = {.damping = p->damping, .block_size = p->block_size, .act_order = p->act_order};
     size_t k = kept_columns(p, q->in);
     struct qnti_grid grid;
     qnt_status status;
     QNT_TRY(owq_grid(job, p, &grid));
     if (k == 0)
-        return qnti_feedback_weights(job, &plain, &grid, layer, q);
+        return qnti_feedback_weights(job, &all, &grid, layer, q);
     if (k == q->in) {
         QNT_TRY(qnti_qlinear_one_segment(q));
-        return qnti_numbers_from_floats(job->ctx, job->layout ? job->layout->scale_type : QNT_F32, job->weight, q->out,
-                                        q->in, &q->segments[0].weight);
+        return qnti_numbers_from_floats(job->ctx, kept_grid(job).float_type, job->weight, q->out, q->in,
+                                        &q->segments[0].weight);
     }
     status = keep_some(job, p, k, q);
     if (status == QNT_NOT_FOUND || status == QNT_SINGULAR)
@@ -157,17 +130,9 @@ static qnt_status owq_weights(struct qnti_job *job, const qnt_layer *layer, qnt_
     return status;
 }
 
-static bool owq_feedback(const void *params, struct qnti_damping *damping)
+static const struct qnti_damping *owq_feedback(const void *params)
 {
-    const struct owq_params *p = params;
-    *damping = p->damping;
-    return true;
-}
-
-static unsigned owq_needs(const void *params)
-{
-    (void)params;
-    return QNTI_NEED_HESSIAN;
+    return &((const struct owq_params *)params)->damping;
 }
 
 static unsigned owq_leaves(const void *params)
@@ -176,16 +141,17 @@ static unsigned owq_leaves(const void *params)
     return p->keep_columns ? QNTI_BESIDE_SEGMENTS | QNTI_BESIDE_TRANSFORM : 0;
 }
 
-/* As it is stored: with the kept columns, where they came from, and descriptions of two segments. */
-static double owq_bits(const void *params, size_t out, size_t in)
+/* With the kept columns, where they came from, and descriptions of two segments. */
+static qnt_status owq_bits(struct qnti_job *job, const void *params, size_t out, size_t in, double *bits)
 {
     const struct owq_params *p = params;
-    size_t k = kept_columns(p, in), others = in - k, group = (size_t)p->group_size;
-    double groups = group ? (double)qnti_ceil_div(others, group) : others > 0;
-    double row = (double)others * p->bits + groups * (KEPT_BITS + (p->sym ? 0 : p->bits)) + (double)k * KEPT_BITS;
-    double layer = k && others ? 32 * (double)k + 64 : 0;
-    layer += group && p->act_order ? 32 * (double)others : 0;
-    return (row * (double)out + layer) / ((double)out * (double)in);
+    size_t k = kept_columns(p, in);
+    struct qnti_grid grid, kept = kept_grid(job);
+    QNT_TRY(owq_grid(job, p, &grid));
+    *bits = k < in ? qnti_grid_bits(&grid, out, in - k) : 0;
+    *bits += qnti_grid_bits(&kept, out, k) + (k && k < in ? 32 * (double)k + 64 : 0);
+    *bits += p->group_size && p->act_order ? 32 * (double)(in - k) : 0;
+    return QNT_OK;
 }
 
 static qnt_status owq_check(qnt_context *ctx, const void *params)
@@ -221,7 +187,7 @@ const struct qnti_method qnti_method_owq = {
     .reference = "Lee et al., OWQ, AAAI 2024",
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct owq_params)},
-    .needs = owq_needs,
+    .needs = QNTI_NEED_HESSIAN,
     .check = owq_check,
     .stages[QNTI_STAGE_WEIGHTS].layer = owq_weights,
     .feedback = owq_feedback,

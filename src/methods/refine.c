@@ -65,12 +65,6 @@ static qnt_status refine_correct(struct qnti_job *job, const qnt_layer *layer, q
     return qnti_refine(job, &p->refine, p->damping, q);
 }
 
-static unsigned refine_needs(const void *params)
-{
-    (void)params;
-    return QNTI_NEED_HESSIAN;
-}
-
 static const struct qnti_param rows[] = {
     QNTI_REFINE_ROWS(struct refine_params, refine, 3),
     QNTI_DAMPING_ROWS(struct refine_params, damping),
@@ -82,6 +76,6 @@ const struct qnti_method qnti_method_refine = {
     .reference = "cyclic coordinate descent on the layer's quadratic error",
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct refine_params)},
-    .needs = refine_needs,
+    .needs = QNTI_NEED_HESSIAN,
     .stages[QNTI_STAGE_CORRECT].layer = refine_correct,
 };

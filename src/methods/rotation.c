@@ -80,11 +80,10 @@ static bool rotation_offers(const void *params, enum qnti_stage stage)
     return stage != QNTI_STAGE_ACTIVATIONS || (p->act_bits != 0 && p->act_bits != 16);
 }
 
-static bool rotation_feedback(const void *params, struct qnti_damping *damping)
+static const struct qnti_damping *rotation_feedback(const void *params)
 {
     const struct rotation_params *p = params;
-    *damping = p->feedback.damping;
-    return p->quantizer == QUANTIZER_GPTQ;
+    return p->quantizer == QUANTIZER_GPTQ ? &p->feedback.damping : NULL;
 }
 
 static unsigned rotation_needs(const void *params)
@@ -133,7 +132,7 @@ const struct qnti_method qnti_method_rotation = {
     .reference = "Ashkboos et al., QuaRot, NeurIPS 2024; Liu et al., SpinQuant, ICLR 2025",
     .scope = QNTI_SCOPE_MODEL,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct rotation_params)},
-    .needs = rotation_needs,
+    .needs_by = rotation_needs,
     .check = rotation_check,
     .residual = rotation_residual,
     .stages[QNTI_STAGE_TRANSFORM].transform = rotation_transform,

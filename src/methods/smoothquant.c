@@ -10,7 +10,6 @@
 #include "method/method.h"
 
 #include <math.h>
-#include "base/tensor.h"
 
 struct smoothquant_params {
     struct qnti_affine_params affine;    /* bits, per_tensor */
@@ -25,25 +24,6 @@ enum { LEVEL_NONE, LEVEL_O1, LEVEL_O2, LEVEL_O3 };
 static const float LEAST = 1e-5f;
 static const float MOST_SCALE = 1024;   /* guard_dead: s stays in [1/1024, 1024] */
 
-/* w_j: the largest |W_ij| over the rows of all layers. */
-static qnt_status weight_magnitudes(struct qnti_job *job, const qnt_layer *layers, size_t count, float *w)
-{
-    size_t in = layers[0].weight.cols;
-    qnt_status status = QNT_OK;
-    float *row;
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, in, &row));
-    for (size_t i = 0; i < count; i++)
-        for (size_t r = 0; r < layers[i].weight.rows; r++) {
-            QNT_CHECK(qnti_matrix_rows(job->ctx, layers[i].weight, r, 1, row));
-            for (size_t c = 0; c < in; c++)
-                w[c] = fmaxf(w[c], fabsf(row[c]));
-        }
-    status = qnti_job_tie(job, QNTI_TIE_MOST, w);
-cleanup:
-    qnti_free(job->ctx, row);
-    return status;
-}
-
 static qnt_status smoothquant_transform(struct qnti_job *job, const qnt_layer *layers, size_t count,
                                         struct qnti_transform *t)
 {
@@ -54,7 +34,7 @@ static qnt_status smoothquant_transform(struct qnti_job *job, const qnt_layer *l
     if (job->producer && job->producer->cols > 1 && !p->smooth_linears)
         return QNT_OK; /* the paper smooths behind norms only */
     QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &a));
-    QNT_CHECK(QNTI_NEW(job->ctx, in, &w));
+    QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &w));
     status = qnti_job_magnitudes(job, a, NULL);
     if (status == QNT_NOT_FOUND) {
         status = QNT_OK; /* no tokens: nothing moves */
@@ -63,7 +43,7 @@ static qnt_status smoothquant_transform(struct qnti_job *job, const qnt_layer *l
     QNT_CHECK(status);
     QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &t->scale));
     QNT_CHECK(qnti_job_tie(job, QNTI_TIE_MOST, a));
-    QNT_CHECK(weight_magnitudes(job, layers, count, w));
+    QNT_CHECK(qnti_job_weight_magnitudes(job, layers, count, w));
     for (size_t c = 0; c < in; c++) {
         float most = fmaxf(w[c], LEAST);
         float s = powf(a[c], (float)p->alpha) / powf(most, (float)(1 - p->alpha));
@@ -116,12 +96,6 @@ static bool smoothquant_offers(const void *params, enum qnti_stage stage)
     return stage != QNTI_STAGE_ACTIVATIONS || (p->act_bits != 0 && p->act_bits != 16);
 }
 
-static unsigned smoothquant_needs(const void *params)
-{
-    (void)params;
-    return QNTI_NEED_MOMENTS;
-}
-
 static qnt_status smoothquant_check(qnt_context *ctx, const void *params)
 {
     const struct smoothquant_params *p = params;
@@ -155,7 +129,7 @@ const struct qnti_method qnti_method_smoothquant = {
     .reference = "Xiao et al., SmoothQuant, ICML 2023",
     .scope = QNTI_SCOPE_SITE,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct smoothquant_params)},
-    .needs = smoothquant_needs,
+    .needs = QNTI_NEED_MOMENTS,
     .check = smoothquant_check,
     .stages[QNTI_STAGE_TRANSFORM].transform = smoothquant_transform,
     .stages[QNTI_STAGE_ACTIVATIONS].layer = smoothquant_activations,

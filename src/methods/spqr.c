@@ -58,54 +58,26 @@ static qnt_status spqr_grid(struct qnti_job *job, const void *params, struct qnt
     return QNT_OK;
 }
 
-/* Codes and kept weights for one threshold. */
-static qnt_status quantize(struct qnti_job *job, const struct spqr_params *p, const struct qnti_outlier_rule *rule,
-                           struct qnti_outliers *outliers, struct qnti_numbers *q)
-{
-    struct qnti_feedback f = {.w = job->weight, .factor = job->factor, .order = job->order, .fresh = true,
-                              .block = (size_t)p->block_size};
-    struct qnti_outliers functions = qnti_outlier_functions(rule);
-    functions.type = outliers->type;
-    functions.mask = outliers->mask;
-    functions.value = outliers->value;
-    f.outliers = isinf(rule->threshold) ? NULL : &functions;
-    return qnti_error_feedback(job->ctx, &f, q);
-}
-
-/* The least threshold that keeps no more than the wanted share: its logarithm's interval is halved a few times. */
-static qnt_status find_threshold(struct qnti_job *job, const struct spqr_params *p, double scale, size_t n,
-                                 struct qnti_outlier_rule *rule, struct qnti_outliers *outliers,
-                                 struct qnti_numbers *q)
-{
-    enum { STEPS = 12 };
-    double low = -14, high = 10; /* powers of 2 of the mean sensitivity */
-    for (int i = 0; i < STEPS; i++) {
-        double middle = (low + high) / 2, kept = 0;
-        rule->threshold = scale * exp2(middle);
-        QNT_TRY(quantize(job, p, rule, outliers, q));
-        for (size_t k = 0; k < n; k++)
-            kept += outliers->mask[k];
-        *(kept > p->target_outliers * (double)n ? &low : &high) = middle;
-    }
-    rule->threshold = scale * exp2(high);
-    return QNT_OK;
-}
-
 static qnt_status fill(struct qnti_job *job, const struct spqr_params *p, qnt_qlinear *q)
 {
-    struct qnti_outliers outliers = {.type = job->layout ? job->layout->scale_type : QNT_F32};
     struct qnti_outlier_rule rule = {INFINITY, !p->simplified_outliers};
+    struct qnti_outliers outliers = qnti_outlier_functions(&rule);
+    struct qnti_feedback f = {.w = job->weight, .factor = job->factor, .order = job->order, .fresh = true,
+                              .block = (size_t)p->block_size, .outliers = &outliers};
     struct qnti_numbers *numbers = q->segments[0].weight;
     size_t n = q->out * q->in;
     double scale = qnti_outlier_scale(job->weight, q->out, q->in, job->factor, job->order);
     qnt_status status;
+    outliers.type = job->layout ? job->layout->scale_type : QNT_F32;
     QNT_CHECK(QNTI_NEW(job->ctx, n, &outliers.mask));
     QNT_CHECK(QNTI_NEW(job->ctx, n, &outliers.value));
-    if (q->out > 1) /* one row has no variance */
-        rule.threshold = scale > 0 ? scale * p->outlier_threshold : INFINITY;
+    if (q->out > 1 && scale > 0) /* one row has no variance */
+        rule.threshold = scale * p->outlier_threshold;
     if (p->target_outliers > 0 && !isinf(rule.threshold))
-        QNT_CHECK(find_threshold(job, p, scale, n, &rule, &outliers, numbers));
-    QNT_CHECK(quantize(job, p, &rule, &outliers, numbers));
+        QNT_CHECK(qnti_outlier_threshold(job->ctx, &f, scale, p->target_outliers, &rule, numbers));
+    if (isinf(rule.threshold))
+        f.outliers = NULL;
+    QNT_CHECK(qnti_error_feedback(job->ctx, &f, numbers));
     status = qnti_qlinear_keep(q, outliers.type, outliers.mask, outliers.value);
 cleanup:
     qnti_free(job->ctx, outliers.mask);
@@ -137,17 +109,9 @@ cleanup:
     return status;
 }
 
-static bool spqr_feedback(const void *params, struct qnti_damping *damping)
+static const struct qnti_damping *spqr_feedback(const void *params)
 {
-    const struct spqr_params *p = params;
-    *damping = p->damping;
-    return true;
-}
-
-static unsigned spqr_needs(const void *params)
-{
-    (void)params;
-    return QNTI_NEED_HESSIAN;
+    return &((const struct spqr_params *)params)->damping;
 }
 
 static unsigned spqr_leaves(const void *params)
@@ -157,23 +121,17 @@ static unsigned spqr_leaves(const void *params)
     return QNTI_BESIDE_GRID | (keeps ? QNTI_BESIDE_SPARSE : 0u);
 }
 
-/* As it is stored, but for the share of kept weights, which is not known before: that of the paper's models. */
-static double spqr_bits(const void *params, size_t out, size_t in)
+/* The share of kept weights is not known before: that of the paper's models. */
+static qnt_status spqr_bits(struct qnti_job *job, const void *params, size_t out, size_t in, double *bits)
 {
     const struct spqr_params *p = params;
     const double usual_share = 0.005;
-    size_t group = p->group_size ? qnti_min((size_t)p->group_size, in) : in;
-    double groups = (double)qnti_ceil_div(in, group), runs = (double)qnti_ceil_div(out, (size_t)p->stat_group_size);
-    double n = (double)out * (double)in, bits = n * p->bits;
     double share = p->target_outliers > 0 ? p->target_outliers : isinf(p->outlier_threshold) ? 0 : usual_share;
-    bits += groups * (p->scale_bits ? (double)out * p->scale_bits + 32 * runs : 16 * (double)out);
-    if (!p->sym)
-        bits += groups * (zeros_are_coded(p) ? (double)out * p->zero_bits + (p->zero_sym ? 16 : 32) * runs
-                                             : 16 * (double)out);
-    bits += p->permutation_order != IDENTITY && p->group_size ? 32 * (double)in : 0;
-    if (share > 0)
-        bits += share * n * (16 + 8 * (double)qnti_sparse_column_bytes(in)) + 32 * (double)(out + 1);
-    return bits / n;
+    struct qnti_grid grid;
+    QNT_TRY(spqr_grid(job, p, &grid));
+    *bits = qnti_grid_bits(&grid, out, in) + qnti_sparse_bits(out, in, QNT_F16, share * (double)(out * in));
+    *bits += p->permutation_order != IDENTITY && p->group_size ? 32 * (double)in : 0;
+    return QNT_OK;
 }
 
 static qnt_status spqr_check(qnt_context *ctx, const void *params)
@@ -212,7 +170,7 @@ const struct qnti_method qnti_method_spqr = {
     .reference = "Dettmers et al., SpQR, ICLR 2024",
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct spqr_params)},
-    .needs = spqr_needs,
+    .needs = QNTI_NEED_HESSIAN,
     .check = spqr_check,
     .stages[QNTI_STAGE_WEIGHTS].layer = spqr_weights,
     .feedback = spqr_feedback,

@@ -111,11 +111,15 @@ static qnt_status check_levels(const qnt_qlinear *q, const struct qnti_numbers *
                      q->name);
 }
 
+static struct qnti_grid squeezellm_grid(const struct qnti_job *job, const struct squeezellm_params *p)
+{
+    return qnti_free_levels_grid(job->kernels, (unsigned)p->bits, job->layout ? job->layout->scale_type : QNT_F32);
+}
+
 static qnt_status squeezellm_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     const struct squeezellm_params *p = job->params;
-    qnt_dtype type = job->layout ? job->layout->scale_type : QNT_F32;
-    struct qnti_grid grid = qnti_free_levels_grid(job->kernels, (unsigned)p->bits, type);
+    struct qnti_grid grid = squeezellm_grid(job, p);
     struct qnti_kmeans k = {.w = job->weight};
     uint8_t *mask = NULL;
     qnt_status status;
@@ -127,7 +131,7 @@ static qnt_status squeezellm_weights(struct qnti_job *job, const qnt_layer *laye
     QNT_CHECK(qnti_segment_fill(q, &q->segments[0], &grid));
     QNT_CHECK(qnti_kmeans(job->ctx, &k, q->segments[0].weight));
     QNT_CHECK(check_levels(q, q->segments[0].weight->codebook));
-    status = qnti_qlinear_keep(q, type, mask, job->weight);
+    status = qnti_qlinear_keep(q, grid.scale_type, mask, job->weight);
 cleanup:
     qnti_free(job->ctx, mask);
     return status;
@@ -140,12 +144,15 @@ static unsigned squeezellm_needs(const void *params)
 }
 
 /* Levels and sparse values of 16 bits, columns of 16; a threshold keeps some 0.45 % of a model's weights. */
-static double squeezellm_bits(const void *params, size_t out, size_t in)
+/* Of outliers by quartiles, whose share is not known before, as many as in the paper's models. */
+static qnt_status squeezellm_bits(struct qnti_job *job, const void *params, size_t out, size_t in, double *bits)
 {
     const struct squeezellm_params *p = params;
-    double share = p->sensitive_fraction + (p->outlier_threshold > 0 ? 0.0045 : p->outlier_fraction);
-    double rows = 32 * (double)(out + 1) / ((double)out * (double)in);
-    return p->bits + 16 * exp2(p->bits) / (double)in + (share > 0 ? 32 * share + rows : 0);
+    const double usual_share = 0.0045;
+    struct qnti_grid grid = squeezellm_grid(job, p);
+    double share = p->sensitive_fraction + (p->outlier_threshold > 0 ? usual_share : p->outlier_fraction);
+    *bits = qnti_grid_bits(&grid, out, in) + qnti_sparse_bits(out, in, grid.scale_type, share * (double)(out * in));
+    return QNT_OK;
 }
 
 static unsigned squeezellm_leaves(const void *params)
@@ -173,7 +180,7 @@ const struct qnti_method qnti_method_squeezellm = {
     .reference = "Kim et al., SqueezeLLM, ICML 2024",
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct squeezellm_params)},
-    .needs = squeezellm_needs,
+    .needs_by = squeezellm_needs,
     .bits = squeezellm_bits,
     .leaves = squeezellm_leaves,
     .stages[QNTI_STAGE_WEIGHTS].layer = squeezellm_weights,

@@ -148,6 +148,13 @@ size_t qnti_sparse_column_bytes(size_t in)
     return in <= UINT16_MAX + 1 ? 2 : 4;
 }
 
+double qnti_sparse_bits(size_t out, size_t in, qnt_dtype type, double count)
+{
+    if (!(count > 0))
+        return 0;
+    return 8 * count * (double)(qnti_sparse_column_bytes(in) + qnti_dtype_bytes(type)) + 32.0 * (double)(out + 1);
+}
+
 qnt_status qnti_qlinear_warn(qnt_qlinear *q, const char *format, ...)
 {
     char line[512];
@@ -241,10 +248,7 @@ double qnti_qlinear_bits(const qnt_qlinear *q)
         if (q->segment_count > 1)
             bits += 32;
     }
-    if (q->sparse.count)
-        bits += 8.0 * (double)q->sparse.count *
-                    (double)(qnti_sparse_column_bytes(q->in) + qnti_dtype_bytes(q->sparse.type)) +
-                32.0 * (double)(q->out + 1);
+    bits += qnti_sparse_bits(q->out, q->in, q->sparse.type, (double)q->sparse.count);
     bits += qnti_numbers_bits(q->lowrank_a) + qnti_numbers_bits(q->lowrank_b) + qnti_numbers_bits(q->full);
     bits += actquant_bits(q->act) + actquant_bits(q->output);
     return bits / ((double)q->out * (double)q->in);

@@ -67,6 +67,8 @@ qnt_status qnti_segment_fill(qnt_qlinear *q, struct qnti_segment *segment, const
 qnt_status qnti_qlinear_keep(qnt_qlinear *q, qnt_dtype type, const uint8_t *mask, const float *value);
 /* Bytes of a column's number in the sparse part as it is stored. */
 size_t qnti_sparse_column_bytes(size_t in);
+/* Bits of a sparse part of `count` weights as it is stored: columns, values, where rows begin. */
+double qnti_sparse_bits(size_t out, size_t in, qnt_dtype type, double count);
 /* Adds a line to the report's warnings. */
 qnt_status qnti_qlinear_warn(qnt_qlinear *q, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -124,12 +124,14 @@ qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importanc
     return run(ctx, w, importance, row_power, false, q);
 }
 
-qnt_status qnti_nearest_errors(qnt_context *ctx, const float *w, size_t rows, size_t cols,
-                               const struct qnti_grid *grid, double *errors)
+qnt_status qnti_nearest_costs(qnt_context *ctx, const float *w, size_t rows, size_t cols,
+                              const struct qnti_grid *grid, float *costs)
 {
     struct qnti_numbers *q = NULL;
+    double *errors = NULL;
     float *row = NULL;
     qnt_status status;
+    QNT_CHECK(QNTI_NEW(ctx, cols, &errors));
     QNT_CHECK(QNTI_NEW_RAW(ctx, cols, &row));
     QNT_CHECK(qnti_numbers_create(ctx, grid, rows, cols, &q));
     QNT_CHECK(qnti_nearest(ctx, w, NULL, NULL, q));
@@ -140,8 +142,11 @@ qnt_status qnti_nearest_errors(qnt_context *ctx, const float *w, size_t rows, si
             errors[c] += d * d;
         }
     }
+    for (size_t c = 0; c < cols; c++)
+        costs[c] = (float)((double)costs[c] * errors[c]);
 cleanup:
     qnti_numbers_free(ctx, q);
+    qnti_free(ctx, errors);
     qnti_free(ctx, row);
     return status;
 }

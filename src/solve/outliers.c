@@ -165,3 +165,21 @@ double qnti_outlier_scale(const float *w, size_t rows, size_t cols, const float 
     }
     return total / (double)cols;
 }
+
+qnt_status qnti_outlier_threshold(qnt_context *ctx, const struct qnti_feedback *f, double scale, double share,
+                                  struct qnti_outlier_rule *rule, struct qnti_numbers *q)
+{
+    enum { STEPS = 12 };
+    double low = -14, high = 10; /* powers of 2 of the mean sensitivity */
+    size_t n = q->rows * q->cols;
+    for (int i = 0; i < STEPS; i++) {
+        double middle = (low + high) / 2, kept = 0;
+        rule->threshold = scale * exp2(middle);
+        QNT_TRY(qnti_error_feedback(ctx, f, q));
+        for (size_t k = 0; k < n; k++)
+            kept += f->outliers->mask[k];
+        *(kept > share * (double)n ? &low : &high) = middle;
+    }
+    rule->threshold = scale * exp2(high);
+    return QNT_OK;
+}

@@ -22,9 +22,9 @@ qnt_status qnti_nearest(qnt_context *ctx, const float *w, const float *importanc
 qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
                         struct qnti_numbers *q);
 
-/* What that would cost: sum over the rows of (W - Q)^2, added to errors [cols]. */
-qnt_status qnti_nearest_errors(qnt_context *ctx, const float *w, size_t rows, size_t cols,
-                               const struct qnti_grid *grid, double *errors);
+/* What that would cost: costs [cols], of a unit of square error, times the sum over the rows of (W - Q)^2. */
+qnt_status qnti_nearest_costs(qnt_context *ctx, const float *w, size_t rows, size_t cols,
+                              const struct qnti_grid *grid, float *costs);
 
 /* --- clip.c: W's groups limited to the range with the least output error on their grid (AWQ) --- */
 struct qnti_clip {
@@ -109,6 +109,12 @@ struct qnti_outlier_rule {
 struct qnti_outliers qnti_outlier_functions(const struct qnti_outlier_rule *rule);
 /* Mean over the columns of their sample variance over U_jj^2: what a relative threshold is relative to. */
 double qnti_outlier_scale(const float *w, size_t rows, size_t cols, const float *factor, const uint32_t *order);
+/*
+ * The least threshold, a few halvings of its logarithm from `scale` on, by which feedback f keeps no more than that
+ * share of q's weights: into the rule, which f's outliers point to. q is filled on the way.
+ */
+qnt_status qnti_outlier_threshold(qnt_context *ctx, const struct qnti_feedback *f, double scale, double share,
+                                  struct qnti_outlier_rule *rule, struct qnti_numbers *q);
 
 /* --- descent.c: coordinate descent on the codes and, where wanted, scales (and minima); never worse under H. --- */
 qnt_status qnti_descend(qnt_context *ctx, const float *w, const float *h, size_t passes, bool scales,

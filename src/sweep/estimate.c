@@ -208,31 +208,20 @@ static qnt_status apply_limit(struct qnt_plan *plan)
     return QNT_OK;
 }
 
-/* Bits a weight of a method's own grid in f16 scales, from the parameters that it has of the usual names. */
-static double affine_bits(const struct qnti_recipe_step *step, size_t out, size_t width)
+/* Size of a target's packed form, or of its floats. */
+static qnt_status target_bytes(const struct qnt_plan *plan, struct qnti_target *t)
 {
-    double in = (double)width;
-    double bits = qnti_recipe_number(step, "bits", 16), size = qnti_recipe_number(step, "group_size", 0);
-    bool per_tensor = qnti_recipe_number(step, "per_tensor", 0) != 0, sym = qnti_recipe_number(step, "sym", 0) != 0;
-    double group;
-    if (step->method->bits)
-        return step->method->bits(step->params, out, width);
-    group = per_tensor || size == 0 || size > in ? in : size;
-    return bits + (16 + (sym ? 0 : bits)) / group;
-}
-
-uint64_t qnti_target_bytes(const struct qnt_plan *plan, const struct qnti_target *t)
-{
-    size_t bytes = 0;
-    if (strncmp(t->layout, "gguf:", 5) == 0 &&
-        qnt_pack_bytes(plan->ctx, t->layout, t->source->rows, t->source->cols, &bytes) == QNT_OK)
-        return bytes;
-    if (t->quantized && plan->recipe) {
-        double bits = affine_bits(qnti_recipe_weights(plan->recipes[t - plan->job.targets]), t->source->rows,
-                                  t->source->cols);
-        return (uint64_t)(bits / 8 * (double)t->source->rows * (double)t->source->cols);
+    const struct qnti_layout *layout = qnti_layout_find(plan->ctx, t->layout);
+    size_t out = t->source->rows, in = t->source->cols, packed;
+    double bits;
+    t->bytes = qnti_weight_bytes(t->source);
+    if (strncmp(t->layout, "gguf:", 5) == 0 && qnt_pack_bytes(plan->ctx, t->layout, out, in, &packed) == QNT_OK) {
+        t->bytes = packed;
+    } else if (t->quantized && plan->recipe) {
+        QNT_TRY(qnti_recipe_bits(plan->recipes[t - plan->job.targets], layout, out, in, &bits));
+        t->bytes = (uint64_t)(bits / 8);
     }
-    return qnti_weight_bytes(t->source);
+    return QNT_OK;
 }
 
 qnt_status qnti_plan_estimate(struct qnt_plan *plan)
@@ -240,15 +229,15 @@ qnt_status qnti_plan_estimate(struct qnt_plan *plan)
     double quantized_bits = 0, quantized = 0;
     plan->totals.tokens = plan->windows.count * plan->windows.tokens;
     for (size_t t = 0; t < plan->job.count; t++) {
-        const struct qnti_target *target = &plan->job.targets[t];
-        uint64_t bytes = qnti_target_bytes(plan, target);
+        struct qnti_target *target = &plan->job.targets[t];
+        QNT_TRY(target_bytes(plan, target));
         plan->totals.source_bytes += qnti_weight_bytes(target->source);
-        plan->totals.output_bytes += bytes;
+        plan->totals.output_bytes += target->bytes;
         if (!target->quantized)
             continue;
-        quantized_bits += 8 * (double)bytes;
+        quantized_bits += 8 * (double)target->bytes;
         quantized += (double)target->source->rows * (double)target->source->cols;
-        plan->store_bytes += bytes + bytes / 8;
+        plan->store_bytes += target->bytes + target->bytes / 8;
     }
     for (size_t b = 0; b < plan->job.source->config.blocks; b++)
         plan->fisher_bytes += qnti_fisher_bytes(plan, b);

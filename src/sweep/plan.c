@@ -324,7 +324,7 @@ bool qnt_plan_get_line(const qnt_plan *plan, size_t index, qnt_plan_line *line)
                             .note = t->note ? t->note : "",
                             .rows = t->source->rows,
                             .cols = t->source->cols,
-                            .bytes = qnti_target_bytes(plan, t)};
+                            .bytes = t->bytes};
     return true;
 }
 

@@ -118,9 +118,7 @@ size_t qnti_target_of(const struct qnt_plan *plan, size_t block, enum qnti_role 
 /* Applies include, exclude and layer overrides; makes each quantized target's recipe. */
 qnt_status qnti_targets_recipes(struct qnt_plan *plan);
 
-/* --- estimate.c: fills the plan's totals --- */
-/* Size of a target's packed form, or of its floats. */
-uint64_t qnti_target_bytes(const struct qnt_plan *plan, const struct qnti_target *t);
+/* --- estimate.c: fills the plan's totals, and the targets' bytes --- */
 qnt_status qnti_plan_estimate(struct qnt_plan *plan);
 
 /* --- options.c: the plan's own copy of the options --- */
