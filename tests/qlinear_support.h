@@ -157,9 +157,9 @@ static inline void full_acts(qnt_context *ctx, unsigned parts, qnt_qlinear *q)
         q->segments[1].act->fixed->offset->value[0] = 30;
     }
     if (parts & FULL_OUTPUT) {
-        assert_ok(ctx, qnti_actquant_create(ctx, &grid, FULL_OUT, false, &q->output));
-        q->output->window = 5;
-        q->output->before_rope = true;
+        assert_ok(ctx, QNTI_NEW_RAW(ctx, 1, &q->output));
+        *q->output = (struct qnti_cache){.grid = qnti_minmax_grid(qnti_context_kernels(ctx), 2, 4, QNT_F32),
+                                         .head_dim = 5, .window = 5, .before_rope = true, .sinks = 2, .clip = 0.5f};
     }
 }
 

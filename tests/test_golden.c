@@ -16,6 +16,7 @@ struct golden {
     qnt_matrix weight, input, input_fp;
     bool has_input, has_input_fp;
     const float *fisher;         /* (out, in), or NULL */
+    const float *bias;           /* [out], or NULL */
     qnt_recipe *recipe;
     qnt_calib *calib;
     qnt_qlinear *q;
@@ -73,6 +74,7 @@ static void begin_case(struct golden *g, const char *name, const char *layer_nam
 {
     char expected[128];
     qnt_layer layer = {.name = g->name};
+    qnt_tensor bias;
     snprintf(g->name, sizeof g->name, "%s", name);
     snprintf(g->recipe_text, sizeof g->recipe_text, "%s", recipe);
     g->layer = open_tensors(g->ctx, layer_name);
@@ -91,6 +93,7 @@ static void begin_case(struct golden *g, const char *name, const char *layer_nam
     layer.weight = g->weight;
     layer.calib = g->calib;
     layer.fisher = g->fisher;
+    layer.bias = g->bias = qnt_tensors_find(g->layer, "bias", &bias) ? bias.data : NULL;
     assert_ok(g->ctx, qnt_quantize(g->ctx, g->recipe, &layer, &g->q));
     g->dequantized = dequantized(g->ctx, g->q);
     if (g->has_input)
@@ -212,6 +215,11 @@ static void check_tensor(const struct golden *g, const char *name, double atol, 
         qnt_tensor want = find(g->expected, name);
         assert_int_equal(g->kept_count, want.shape[0]);
         share = mismatch(g->kept_count, "I32", g->kept, want.dtype, want.data, atol, rtol);
+    } else if (strcmp(name, "output") == 0) {
+        float *y = NEW(g->input.rows * g->weight.rows, float);
+        assert_ok(g->ctx, qnt_forward(g->q, g->input, y));
+        share = mismatch(g->input.rows * g->weight.rows, "F32", y, "F32", find(g->expected, name).data, atol, rtol);
+        free(y);
     } else {
         qnt_tensor want = find(g->expected, name);
         qnt_part part;
@@ -271,7 +279,7 @@ static double layer_output_error(const struct golden *g)
     assert_ok(g->ctx, qnt_forward(g->q, g->input, y));
     for (size_t t = 0; t < g->input.rows; t++)
         for (size_t r = 0; r < out; r++) {
-            double sum = 0; /* the bias, which both have, is left out here */
+            double sum = g->bias ? (double)g->bias[r] : 0;
             for (size_t c = 0; c < in; c++)
                 sum += (double)x[t * in + c] * (double)w[r * in + c];
             total += ((double)y[t * out + r] - sum) * ((double)y[t * out + r] - sum);
@@ -328,7 +336,7 @@ static void test_cases(void **state)
         cases += run_line(&g, line);
     fclose(file);
     end_case(&g);
-    assert_int_equal(cases, 103);
+    assert_int_equal(cases, 107);
     destroy_context(g.ctx, held);
 }
 

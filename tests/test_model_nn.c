@@ -154,7 +154,7 @@ static float *logits_with(int threads)
     assert_non_null(logits);
     for (size_t i = 0; i < tokens; i++)
         ids[i] = (int32_t)(i * i % wide.vocab);
-    assert_int_equal(qnti_model_forward(m, ids, WIDE_SEQUENCES, WIDE_TOKENS, x, NULL, NULL), QNT_OK);
+    assert_int_equal(qnti_model_forward(m, NULL, ids, WIDE_SEQUENCES, WIDE_TOKENS, x, NULL, NULL), QNT_OK);
     assert_int_equal(qnti_head_load(m, &head), QNT_OK);
     assert_int_equal(qnti_logits(m, head, x, tokens, logits), QNT_OK);
     qnti_free(ctx, head);
@@ -198,7 +198,7 @@ static void whole_model_against_f64(void **state)
     assert_non_null(logits);
     for (size_t i = 0; i < 2 * TOKENS; i++)
         ids[i] = (int32_t)(i * 37 % wide.vocab);
-    assert_int_equal(qnti_model_forward(m, ids, 2, TOKENS, x, count_progress, &progress), QNT_OK);
+    assert_int_equal(qnti_model_forward(m, NULL, ids, 2, TOKENS, x, count_progress, &progress), QNT_OK);
     assert_int_equal(progress, 2 * wide.blocks);
     assert_int_equal(qnti_head_load(m, &head), QNT_OK);
     for (size_t s = 0; s < 2; s++) {

@@ -78,7 +78,7 @@ static float *logits_of(const struct qnti_checkpoint *m)
     assert_true(x && logits);
     for (size_t t = 0; t < TOY_TOKENS; t++)
         ids[t] = (int32_t)(t * 7 % c->vocab);
-    assert_int_equal(qnti_model_forward(m, ids, 1, TOY_TOKENS, x, NULL, NULL), QNT_OK);
+    assert_int_equal(qnti_model_forward(m, NULL, ids, 1, TOY_TOKENS, x, NULL, NULL), QNT_OK);
     assert_int_equal(qnti_head_load(m, &head), QNT_OK);
     assert_int_equal(qnti_logits(m, head, x, TOY_TOKENS, logits), QNT_OK);
     qnti_free(m->ctx, head);

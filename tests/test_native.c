@@ -55,8 +55,11 @@ static void check_same(qnt_context *ctx, const qnt_qlinear *a, const qnt_qlinear
     assert_true(before.bits_per_weight == after.bits_per_weight);
     assert_int_equal(!a->output, !b->output);
     if (a->output) {
+        assert_int_equal(a->output->head_dim, b->output->head_dim);
         assert_int_equal(a->output->window, b->output->window);
+        assert_int_equal(a->output->sinks, b->output->sinks);
         assert_int_equal(a->output->before_rope, b->output->before_rope);
+        assert_true(a->output->clip == b->output->clip);
     }
 }
 

@@ -59,6 +59,10 @@ echo "# each method"
 for method in $methods; do
     for format in gguf:q4_0 native; do
         case "$format $method" in
+        *kv_cache)
+            refuses "$method to $format" "option kv" -- quantize -o "$out/a" --method "$method" --format $format $calib
+            continue
+            ;;
         gguf*llm_int8 | gguf*spqr | gguf*owq | gguf*squeezellm | gguf*easyquant | gguf*hqq | gguf*bnb4) # no block holds it
             refuses "$method to $format" "$method" gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format $calib
             continue
@@ -73,6 +77,25 @@ for method in $methods; do
         clear_out
     done
 done
+
+echo "# activations, keys and values"
+for settings in "--act-bits 8" "--act-bits 8 --set act_granularity=tensor --set act_static=true" "--kv kivi:bits=4,residual_length=32" "--kv atom"; do
+    check "rtn $settings" quantize -o "$out/a" --method rtn --format native --bits 8 $settings $calib
+    near "rtn $settings is the model" "$out/a" "$(limit 4)"
+    clear_out
+done
+check "act_bits with a method that knows nothing of it" quantize -o "$out/a" --method spqr --act-bits 8 --format native $calib
+says "act_bits with a method that knows nothing of it: rtn gives them" "rtn:act_bits=8,spqr"
+clear_out
+refuses "kv in a file that says nothing of it" "kv is given" native -- quantize -o "$out/a.gguf" --method rtn --format gguf:q4_0 --kv kivi
+check "kv of a native folder" quantize -o "$out/a" --method rtn --format native --bits 8 --kv kivi:bits=2,residual_length=32
+check "the same weights" quantize -o "$out/b" --method rtn --format native --bits 8
+evaluate "$out/a" --report "$work/a.json" >/dev/null 2>&1
+evaluate "$out/b" --kv kivi:bits=2,residual_length=32 --report "$work/b.json" >/dev/null 2>&1
+holds "$(number "$work/a.json" perplexity) == $(number "$work/b.json" perplexity)"
+verdict $? "a folder's kv is that of eval"
+clear_out
+refuses "an unknown scheme" "kivy" kivi -- "$quant" eval "$model" --text "$data/calibration.txt" --kv kivy
 
 echo "# bits"
 last=1000

@@ -80,6 +80,8 @@ typedef struct qnt_quantize_options {
     size_t include_count, exclude_count;
     const char *const *layers;           /* "PATTERN:key=value,..." : parameters of the layers that match; later win */
     size_t layer_count;
+    const char *kv;                      /* "SCHEME:key=value,...", parameters of method kv_cache: a native folder
+                                            tells its readers to keep keys and values in few bits; NULL: no */
     bool strict;                         /* no substitution, no fallback: an error instead */
     bool requantize;                     /* a source that is quantized already is taken by its values */
     bool force;                          /* replace an output, give up the finished blocks of another plan */
@@ -159,6 +161,8 @@ typedef struct qnt_eval_options {
     const char *protocol;                /* "llamacpp" (default), "gptq", "bos" */
     size_t ctx, chunks;                  /* tokens of a window (0: 512), windows used (0: all) */
     qnt_model *against;                  /* for KL divergence and top-1 agreement, or NULL */
+    const char *kv;                      /* "SCHEME:key=value,...": keys and values pass through a cache of few bits
+                                            (parameters of method kv_cache); NULL: as the model says */
     qnt_progress_fn progress;
     void *progress_user;
 } qnt_eval_options;

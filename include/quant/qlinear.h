@@ -41,7 +41,8 @@ QNT_API qnt_status qnt_dequantize_batch(const qnt_qlinear *q, qnt_matrix x, floa
 /*
  * Reference forward: y (tokens, out) f32 of x (tokens, in), with everything
  * that happens at run time. Plain C in f32: the definition that packed kernels
- * are tested against. y must not overlap x.
+ * are tested against. Where a KV cache keeps the output (method kv_cache) the
+ * tokens are one sequence, as the last of them sees it. y must not overlap x.
  */
 QNT_API qnt_status qnt_forward(const qnt_qlinear *q, qnt_matrix x, float *y);
 

@@ -59,6 +59,8 @@ void qnti_checkpoint_close(struct qnti_checkpoint *c)
         qnti_free(c->ctx, (void *)(uintptr_t)c->weights[i].name);
     }
     qnti_free(c->ctx, c->weights);
+    qnti_free(c->ctx, c->kv);
+    qnti_free(c->ctx, c->kv_text);
     qnti_free(c->ctx, c->config.rope.divisors);
     close_source(c->ctx, c->source);
     qnti_free(c->ctx, c->path);

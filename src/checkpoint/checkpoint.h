@@ -94,6 +94,8 @@ struct qnti_checkpoint {
     const char *kind;              /* "Hugging Face folder", "GGUF", "native" */
     const struct qnti_family *family;
     struct qnti_config config;
+    struct qnti_kv *kv;            /* as its keys and values are kept; NULL: as they are */
+    char *kv_text;                 /* the same as it was said */
     struct qnti_source *source;    /* private to checkpoint/ */
     struct qnti_weight *weights;   /* [blocks][role][weight, bias], block 0 with all roles; name NULL: there is none */
 };
@@ -115,6 +117,8 @@ qnt_status qnti_checkpoint_rotate(const struct qnti_checkpoint *model, const str
 void qnti_checkpoint_rotated_free(const struct qnti_checkpoint *rotated);
 /* Rows of a weight of such a view. */
 qnt_status qnti_rotated_rows(qnt_context *ctx, const struct qnti_weight *w, size_t first, size_t n, float *x);
+/* kv.c: "SCHEME:key=value,...", parameters of method kv_cache. QNT_INVALID as for a recipe; heads that do not fit. */
+qnt_status qnti_kv_parse(qnt_context *ctx, const char *text, size_t head_dim, struct qnti_kv *kv);
 /* Bytes that the tensor takes in the source. */
 size_t qnti_weight_bytes(const struct qnti_weight *w);
 /* First pass over all weights: the first number that is not finite is QNT_NON_FINITE with tensor, index and count. */

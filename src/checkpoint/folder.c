@@ -26,6 +26,7 @@ static qnt_status open_with(struct qnti_checkpoint *c, const char *where, const 
     if (!json_is_object(json))
         return qnti_fail(c->ctx, QNT_BAD_DATA, "%s: is not a JSON object", where);
     QNT_TRY(qnti_config_read(c->ctx, where, json, &c->family, &c->config));
+    QNT_TRY(qnti_kv_read(c, where, json));
     QNT_TRY(qnti_shards_open(c));
     return qnti_quantized_find(c, where, json);
 }

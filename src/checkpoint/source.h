@@ -95,6 +95,8 @@ qnt_status qnti_gguf_tokenizer(const struct qnti_checkpoint *c, qnti_tokenizer *
  * How the layers of a folder are quantized, by its files and its configuration: sets the source's reader and the kind.
  * QNT_UNSUPPORTED names a method or a packing that cannot be read.
  */
+/* kv.c: what a native folder says of its keys and values, into c->kv. */
+qnt_status qnti_kv_read(struct qnti_checkpoint *c, const char *where, const struct json_t *json);
 qnt_status qnti_quantized_find(struct qnti_checkpoint *c, const char *where, const struct json_t *json);
 
 /* --- stored.c --- */

@@ -33,6 +33,8 @@ const struct cli_option cli_recipe_rows[CLI_RECIPE_ROWS] = {
             "methods with their parameters, such as gptq or gptq:bits=3,group_size=64 (quant methods lists them); "
             "default: with calibration the format's (quant formats), else rtn"),
     CLI_ROW(struct cli_recipe, settings, SETTING, "bits", "N", "bits of a weight: --set bits=N"),
+    CLI_ROW(struct cli_recipe, settings, SETTING, "act-bits", "N",
+            "bits of activations, with any method: --set act_bits=N"),
     CLI_ROW(struct cli_recipe, settings, SETTING, "group-size", "N",
             "columns that share a scale, 0 for the whole row: --set group_size=N"),
     CLI_ROW(struct cli_recipe, settings, SETTING, "sym", NULL, "levels symmetric about 0: --set sym=true"),

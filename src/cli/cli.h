@@ -61,7 +61,7 @@ struct cli_recipe {
     struct cli_list settings;           /* "key=value" in the order given */
 };
 extern const struct cli_option cli_recipe_rows[];
-enum { CLI_RECIPE_ROWS = 6 };
+enum { CLI_RECIPE_ROWS = 7 };
 #define CLI_RECIPE(base) {"recipe", cli_recipe_rows, CLI_RECIPE_ROWS, base}
 /* The same without --format, the last row: for commands that take several. */
 #define CLI_RECIPE_WITHOUT_FORMAT(base) {"recipe", cli_recipe_rows, CLI_RECIPE_ROWS - 1, base}

@@ -6,7 +6,7 @@
 
 struct eval_values {
     struct cli_common common;
-    const char *text, *protocol, *against, *report;
+    const char *text, *protocol, *against, *kv, *report;
     struct cli_int ctx, chunks;
 };
 
@@ -23,6 +23,9 @@ static const struct cli_option evaluation[] = {
      .help = "only the first N windows; default: all"},
     ROW(against, TEXT, "against", "MODEL",
         "the model to compare with: KL divergence and agreement of the first choice"),
+    ROW(kv, TEXT, "kv", "SCHEME[:key=value,...]",
+        "keys and values as a cache of few bits gives them back: kivi, atom, quarot; parameters as in "
+        "quant methods kv_cache"),
     ROW(report, TEXT, "report", "FILE.json", "the result as a file"),
 };
 
@@ -86,6 +89,7 @@ static int run_eval(struct cli *cli, void *values)
                                 .protocol = v->protocol,
                                 .ctx = (size_t)v->ctx.value,
                                 .chunks = (size_t)v->chunks.value,
+                                .kv = v->kv,
                                 .progress = cli_progress_report,
                                 .progress_user = &cli->progress};
     qnt_model *model = NULL, *against = NULL;

@@ -13,7 +13,7 @@ struct quantize_values {
     struct cli_list formats;
     const char *output, *work, *report;
     struct cli_calibration calibration;
-    const char *output_type, *embedding_type;
+    const char *output_type, *embedding_type, *kv;
     struct cli_int max_ram, shard_size;
     struct cli_list include, exclude, layers;
     bool strict, requantize, resume, force, no_verify, dry_run, verbose;
@@ -49,6 +49,9 @@ static const struct cli_option tensors[] = {
         "parameters of the layers that match; may be repeated, later ones win"),
     ROW(output_type, TEXT, "output-type", "TYPE", "type of the output matrix; default: the format's rule"),
     ROW(embedding_type, TEXT, "embedding-type", "TYPE", "type of the embedding; default: the format's rule"),
+    ROW(kv, TEXT, "kv", "SCHEME[:key=value,...]",
+        "a native folder's readers keep keys and values in few bits: kivi, atom, quarot; parameters as in "
+        "quant methods kv_cache"),
     ROW(strict, FLAG, "strict", NULL, "no substitution and no fallback: an error instead"),
     ROW(requantize, FLAG, "requantize", NULL, "take a model that is quantized already by its rounded values"),
 };
@@ -88,6 +91,7 @@ static qnt_quantize_options options_of(struct cli *cli, const struct quantize_va
                                   .exclude_count = v->exclude.count,
                                   .layers = strings(&v->layers),
                                   .layer_count = v->layers.count,
+                                  .kv = v->kv,
                                   .strict = v->strict,
                                   .requantize = v->requantize,
                                   .force = v->force,

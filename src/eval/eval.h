@@ -35,6 +35,7 @@ struct qnti_eval_options {
     size_t chunks;                               /* windows to use; 0, or more than there are: all */
     int64_t bos;                                 /* the vocabulary's; -1: none */
     bool add_bos;                                /* whether its tokenizer adds BOS */
+    const struct qnti_kv *kv;                    /* of the model's keys and values; NULL: its own */
     void (*progress)(void *user, size_t done, size_t total);
     void *user;
 };

@@ -19,6 +19,7 @@ struct sums {
 
 struct side {
     const struct qnti_checkpoint *model;   /* NULL: no base */
+    const struct qnti_kv *kv;
     float *head, *hidden, *logits;
 };
 
@@ -105,9 +106,10 @@ static qnt_status run_batch(struct evaluation *e, size_t window, size_t n)
 {
     const struct qnti_eval_windows *w = &e->windows;
     for (size_t s = 0; s < 2 && e->sides[s].model; s++) {
-        QNT_TRY(qnti_model_forward(e->sides[s].model, w->ids + window * w->ctx, n, w->ctx, e->sides[s].hidden, report,
+        const struct side *side = &e->sides[s];
+        QNT_TRY(qnti_model_forward(side->model, side->kv, w->ids + window * w->ctx, n, w->ctx, side->hidden, report,
                                    e));
-        e->done += n * e->sides[s].model->config.blocks;
+        e->done += n * side->model->config.blocks;
     }
     for (size_t i = 0; i < n; i++) {
         for (size_t first = w->first; first < w->ctx - 1; first += RUN)
@@ -187,6 +189,8 @@ qnt_status qnti_evaluate(const struct qnti_checkpoint *model, const struct qnti_
     e->options = options;
     e->sides[0].model = model;
     e->sides[1].model = base;
+    e->sides[0].kv = options->kv ? options->kv : model->kv;
+    e->sides[1].kv = base ? base->kv : NULL;
     QNT_CHECK(prepare(e, ids, count));
     for (size_t w = 0; w < e->windows.windows; w += e->batch)
         QNT_CHECK(run_batch(e, w, qnti_min(e->batch, e->windows.windows - w)));

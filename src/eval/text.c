@@ -52,6 +52,7 @@ qnt_status qnt_evaluate(qnt_model *model, const qnt_eval_options *options, qnt_e
     struct qnti_eval_options o = {.ctx = options->ctx, .chunks = options->chunks};
     struct reporter reporter = {options->progress, options->progress_user, 0};
     const qnti_tokenizer *tokenizer = NULL;
+    struct qnti_kv kv;
     int32_t *ids = NULL;
     size_t count;
     qnt_status status;
@@ -62,6 +63,10 @@ qnt_status qnt_evaluate(qnt_model *model, const qnt_eval_options *options, qnt_e
         return qnti_fail(ctx, QNT_INVALID, "an evaluation needs a text");
     if (options->protocol)
         QNT_TRY(qnti_eval_protocol_find(ctx, options->protocol, &o.protocol));
+    if (options->kv) {
+        QNT_TRY(qnti_kv_parse(ctx, options->kv, model->checkpoint->config.head_dim, &kv));
+        o.kv = &kv;
+    }
     QNT_TRY(qnti_model_check(model)); /* names the weight that would make every figure a NaN */
     if (options->against)
         QNT_TRY(qnti_model_check(options->against));

@@ -30,6 +30,7 @@ struct qnti_export {
     const struct qnti_checkpoint *source;
     const struct qnti_format *format;
     const char *output_type, *embedding_type;   /* what the user asks for, or NULL */
+    const char *kv;                  /* how keys and values are to be kept (checkpoint/kv.c), or NULL */
     bool calibrated;                 /* counts as "with imatrix" in llama.cpp's rules */
     struct qnti_target *targets;
     size_t count;

@@ -39,6 +39,8 @@ static qnt_status config(struct qnti_folder *f, json_t **config)
 {
     *config = json_pack("{s:s, s:i, s:s?}", "quant_method", "libquant", "version", QNTI_NATIVE_VERSION, "recipe",
                         f->e->recipe);
+    if (*config && f->e->kv)
+        json_object_set_new(*config, "kv_cache", json_string(f->e->kv));
     return *config ? QNT_OK : qnti_fail(f->e->ctx, QNT_NO_MEMORY, "out of memory for the configuration");
 }
 

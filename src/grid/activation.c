@@ -47,7 +47,7 @@ bool qnti_actquant_is_int8(const struct qnti_actquant *act)
 {
     const struct qnti_grid *g = &act->grid;
     return g->form == QNTI_FORM_ZERO && g->bits == 8 && g->absmax && g->constant_offset && g->offset == 128 &&
-           g->map.kind == QNTI_MAP_TILES && g->map.rows == 1 && g->map.cols == 0 && !act->fixed && !act->window &&
+           g->map.kind == QNTI_MAP_TILES && g->map.rows == 1 && g->map.cols == 0 && !act->fixed &&
            act->input_type == QNT_F16 && act->threshold > 0 && act->range_of_kept && (act->clip == 0 || act->clip == 1);
 }
 

@@ -207,52 +207,6 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross)
     return transform_products(job, n, *cross);
 }
 
-/* The largest magnitude of x' = (x - shift) / scale over all tokens and channels. */
-static float largest_input(const struct qnti_job *job)
-{
-    const struct qnti_transform *t = job->transform;
-    float most = 0;
-    for (size_t c = 0; c < job->calib->in; c++) {
-        const struct qnti_channel_moments *m = &job->calib->moments[c];
-        float z = t && t->shift ? t->shift[c] : 0, s = t && t->scale ? t->scale[c] : 1;
-        most = fmaxf(most, fmaxf(fabsf(m->least - z), fabsf(m->greatest - z)) / s);
-    }
-    return most;
-}
-
-static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti_input_rule *rule)
-{
-    struct qnti_grid grid = qnti_affine_grid(job->kernels, rule->bits, rule->group, QNT_F32);
-    grid.map.rows = rule->per_token;
-    if (rule->asymmetric) {
-        grid.include_zero = rule->group == 0;
-        grid.wide_zero = true;
-        return grid;
-    }
-    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
-    grid.offset = (float)(1u << (rule->bits - 1));
-    return grid;
-}
-
-qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q)
-{
-    struct qnti_grid grid = input_grid(job, rule);
-    float most;
-    QNT_TRY(qnti_actquant_create(job->ctx, &grid, q->in, rule->fixed, &q->act));
-    q->act->clip = rule->clip;
-    if (!rule->fixed)
-        return QNT_OK;
-    if (!job->calib || !job->calib->tokens)
-        return qnti_fail(job->ctx, QNT_INVALID, "layer %s: a fixed scale of the activations needs calibration",
-                         q->name);
-    if (job->transform && job->transform->rotation.block)
-        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "layer %s: the range of rotated inputs is not known", q->name);
-    most = largest_input(job);
-    grid.kind->fit(&q->act->grid, &(struct qnti_band){.x = &most, .rows = 1, .cols = 1, .stride = 1}, q->act->fixed, 0,
-                   0, NULL, 0);
-    return QNT_OK;
-}
-
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer)
 {
     size_t cols = layer->weight.cols, n = layer->weight.rows * cols;

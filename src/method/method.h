@@ -66,6 +66,8 @@ struct qnti_method {
      * depends on the others; NULL: never.
      */
     qnt_status (*plan)(qnt_context *ctx, const struct qnti_shape *shapes, void *const *params, size_t count);
+    /* Caches of a model whose heads have so many channels; NULL: the method has nothing to do with them. */
+    qnt_status (*kv)(qnt_context *ctx, const void *params, size_t head_dim, struct qnti_kv *kv);
     /* The grid on which the weights stage chooses codes, a format's too; NULL: the method has one of its own. */
     qnt_status (*grid)(struct qnti_job *job, const void *params, struct qnti_grid *grid);
 };
@@ -104,6 +106,29 @@ struct qnti_affine_params {
     {                                                                                                                  \
         "mse_max_shrink", QNTI_PARAM_FLOAT, offsetof(type, member.mse_max_shrink), 0.8, 0, 1, NULL,                    \
             "how far the range shrinks at most"                                                                        \
+    }
+
+/* Parameters of methods that quantize inputs at run time. */
+enum { QNTI_INPUTS_BY_TOKEN, QNTI_INPUTS_BY_TENSOR };
+struct qnti_input_params {
+    int bits, granularity, group_size;
+    bool fixed, sym;
+    double clip;
+};
+#define QNTI_INPUT_ROWS(type, member)                                                                                  \
+    {"act_bits", QNTI_PARAM_INT, offsetof(type, member.bits), 16, 0, 16, NULL,                                         \
+     "bits of activations; 0 and 16: not quantized"},                                                                  \
+        {"act_granularity", QNTI_PARAM_ENUM, offsetof(type, member.granularity), 0, 0, 1, "token|tensor",              \
+         "activations that share a scale"},                                                                            \
+        {"act_group_size", QNTI_PARAM_INT, offsetof(type, member.group_size), 0, 0, 1 << 24, NULL,                     \
+         "channels of a token that share a scale; 0: all"},                                                            \
+        {"act_static", QNTI_PARAM_BOOL, offsetof(type, member.fixed), 0, 0, 1, NULL,                                   \
+         "scale of the activations fixed by calibration (tensor)"},                                                    \
+        {"act_sym", QNTI_PARAM_BOOL, offsetof(type, member.sym), 1, 0, 1, NULL,                                        \
+         "levels of activations symmetric about 0"},                                                                   \
+    {                                                                                                                  \
+        "act_clip", QNTI_PARAM_FLOAT, offsetof(type, member.clip), 1, 1e-3, 1, NULL,                                   \
+            "share of the activations' range that is kept"                                                             \
     }
 
 /* Parameters of every method that inverts or descends on a Hessian: a struct qnti_damping. */
@@ -204,7 +229,10 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross);
 void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer);
 /* QNT_INVALID: the layer's Fisher information (which it has) is negative or not finite somewhere. */
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer);
-/* How the inputs of a layer are quantized at run time: a symmetric integer grid where nothing else is said. */
+
+/* --- inputs.c: how the inputs of a layer are quantized at run time --- */
+
+/* A symmetric integer grid where nothing else is said. */
 struct qnti_input_rule {
     unsigned bits;
     bool per_token;              /* a scale for each token, else for the tensor */
@@ -214,6 +242,12 @@ struct qnti_input_rule {
     float clip;                  /* the range is multiplied by it; 0: 1 */
 };
 qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q);
+/* The same by parameters, for methods that quantize inputs in any of these ways (QNTI_INPUT_ROWS). */
+qnt_status qnti_job_inputs(struct qnti_job *job, const struct qnti_input_params *p, qnt_qlinear *q);
+bool qnti_inputs_offered(const struct qnti_input_params *p);
+unsigned qnti_inputs_needs(const struct qnti_input_params *p);
+/* Combinations of them that mean nothing. */
+qnt_status qnti_inputs_check(qnt_context *ctx, const char *method, const struct qnti_input_params *p);
 
 /* --- magnitudes.c: how large channels are --- */
 

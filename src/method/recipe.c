@@ -171,13 +171,36 @@ void qnt_recipe_destroy(qnt_recipe *recipe)
     qnti_free(recipe->ctx, recipe);
 }
 
+static bool has_parameter(const qnt_recipe *recipe, const char *key)
+{
+    for (size_t s = 0; s < recipe->count; s++)
+        if (qnti_param_find(&recipe->steps[s].method->table, key))
+            return true;
+    return false;
+}
+
+/* The recipe behind rtn, which quantizes inputs for methods that have nothing to say of them. */
+static qnt_status with_inputs(const qnt_recipe *recipe, const char *key, const char *value, qnt_recipe **changed)
+{
+    struct qnti_buffer text = {0};
+    qnt_status status = qnti_buffer_print(recipe->ctx, &text, "rtn:%s=%s,%s", key, value, recipe->text.data);
+    if (status == QNT_OK)
+        status = qnt_recipe_parse(recipe->ctx, text.data, changed);
+    qnti_buffer_free(recipe->ctx, &text);
+    return status;
+}
+
 /* On a copy, so that a setting that fails leaves the recipe as it was. */
 qnt_status qnt_recipe_set(qnt_recipe *recipe, const char *key, const char *value)
 {
-    qnt_recipe *changed;
+    qnt_recipe *changed = NULL;
     qnt_status status;
-    QNT_TRY(qnt_recipe_copy(recipe, &changed));
-    QNT_CHECK(set_key(changed, 0, key, value));
+    if (strcmp(key, "act_bits") == 0 && !has_parameter(recipe, key)) {
+        QNT_CHECK(with_inputs(recipe, key, value, &changed));
+    } else {
+        QNT_CHECK(qnt_recipe_copy(recipe, &changed));
+        QNT_CHECK(set_key(changed, 0, key, value));
+    }
     QNT_CHECK(resolve(changed));
     qnt_recipe before = *recipe;
     *recipe = *changed;
@@ -495,4 +518,12 @@ qnt_status qnt_calib_create(qnt_context *ctx, const qnt_recipe *recipe, size_t i
 {
     unsigned all = QNTI_NEED_MOMENTS | QNTI_NEED_HESSIAN;
     return qnti_calib_create(ctx, recipe ? qnti_recipe_needs(recipe) : all, in, calib);
+}
+
+qnt_status qnti_recipe_kv(const qnt_recipe *recipe, size_t head_dim, struct qnti_kv *kv)
+{
+    for (size_t s = 0; s < recipe->count; s++)
+        if (recipe->steps[s].method->kv)
+            return recipe->steps[s].method->kv(recipe->ctx, recipe->steps[s].params, head_dim, kv);
+    return QNT_NOT_FOUND;
 }

@@ -68,6 +68,8 @@ const struct qnti_recipe_step *qnti_recipe_weights(const qnt_recipe *recipe);
 bool qnti_recipe_offers(const struct qnti_recipe_step *step, enum qnti_stage stage);
 /* Whether a step's correct stage runs. */
 bool qnti_recipe_corrects(const struct qnti_recipe_step *step);
+/* The caches that a step describes (struct qnti_method, kv). QNT_NOT_FOUND: no step does. */
+qnt_status qnti_recipe_kv(const qnt_recipe *recipe, size_t head_dim, struct qnti_kv *kv);
 /* Whether the recipe transforms the inputs of sites. */
 bool qnti_recipe_transforms(const qnt_recipe *recipe);
 /* The rotation of the residual stream [width] that the recipe's transform asks for; *t stays empty without one. */

@@ -18,6 +18,7 @@
     X(easyquant)   \
     X(hqq)         \
     X(bnb4)        \
+    X(kv_cache)    \
     X(refine)
 
 #define DECLARE(name) extern const struct qnti_method qnti_method_##name;

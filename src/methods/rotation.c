@@ -14,9 +14,7 @@ struct rotation_params {
     struct qnti_feedback_params feedback;
     int rotate, seed, rotate_block, quantizer;
     bool signs;
-    int act_bits, act_group_size;
-    bool act_sym;
-    double act_clip;
+    struct qnti_input_params inputs;
 };
 
 enum { ROTATE_HADAMARD, ROTATE_NONE };
@@ -46,10 +44,8 @@ static qnt_status rotation_transform(struct qnti_job *job, const qnt_layer *laye
 static qnt_status rotation_activations(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     const struct rotation_params *p = job->params;
-    struct qnti_input_rule rule = {.bits = (unsigned)p->act_bits, .per_token = true, .asymmetric = !p->act_sym,
-                                   .group = (size_t)p->act_group_size, .clip = (float)p->act_clip};
     (void)layer;
-    return qnti_job_quantize_inputs(job, &rule, q);
+    return qnti_job_inputs(job, &p->inputs, q);
 }
 
 static qnt_status rotation_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid)
@@ -77,7 +73,7 @@ static bool rotation_offers(const void *params, enum qnti_stage stage)
     const struct rotation_params *p = params;
     if (stage == QNTI_STAGE_TRANSFORM)
         return p->rotate == ROTATE_HADAMARD;
-    return stage != QNTI_STAGE_ACTIVATIONS || (p->act_bits != 0 && p->act_bits != 16);
+    return stage != QNTI_STAGE_ACTIVATIONS || qnti_inputs_offered(&p->inputs);
 }
 
 static const struct qnti_damping *rotation_feedback(const void *params)
@@ -89,15 +85,13 @@ static const struct qnti_damping *rotation_feedback(const void *params)
 static unsigned rotation_needs(const void *params)
 {
     const struct rotation_params *p = params;
-    return p->quantizer == QUANTIZER_GPTQ ? qnti_feedback_needs(&p->feedback) : 0;
+    return qnti_inputs_needs(&p->inputs) | (p->quantizer == QUANTIZER_GPTQ ? qnti_feedback_needs(&p->feedback) : 0);
 }
 
 static qnt_status rotation_check(qnt_context *ctx, const void *params)
 {
     const struct rotation_params *p = params;
-    if (p->act_bits != 0 && p->act_bits != 16 && (p->act_bits < 2 || p->act_bits > 8))
-        return qnti_fail(ctx, QNT_INVALID, "rotation: act_bits=%d; 2 to 8, or 16: not quantized", p->act_bits);
-    return QNT_OK;
+    return qnti_inputs_check(ctx, "rotation", &p->inputs);
 }
 
 #define OFFSET(name) offsetof(struct rotation_params, name)
@@ -120,10 +114,7 @@ static const struct qnti_param rows[] = {
     GRID(mse_grid, INT, 100, 1, 1 << 20, "steps in the full range"),
     GRID(mse_max_shrink, FLOAT, 0.8, 0, 1, "how far the range shrinks at most"),
     QNTI_FEEDBACK_ROWS(struct rotation_params, feedback),
-    ROW(act_bits, INT, 16, 0, 16, NULL, "bits of activations; 16: not quantized"),
-    ROW(act_sym, BOOL, 1, 0, 1, NULL, "levels of activations symmetric about 0"),
-    ROW(act_group_size, INT, 0, 0, 1 << 24, NULL, "channels of a token that share a scale; 0: all"),
-    ROW(act_clip, FLOAT, 1, 1e-3, 1, NULL, "share of the activations' range that is kept"),
+    QNTI_INPUT_ROWS(struct rotation_params, inputs),
 };
 
 const struct qnti_method qnti_method_rotation = {

@@ -3,7 +3,9 @@
  *
  * A task takes one head and a run of queries: scores = q k^T / sqrt(head_dim)
  * with the keys that any of them sees, the softmax of what each one sees,
- * nought elsewhere, out = scores v. Scores exist for that run only.
+ * nought elsewhere, out = scores v. Scores exist for that run only. Behind a
+ * KV cache a query sees of each token what a decoder would at its position:
+ * stored keys and values, or, of those the cache still holds as they were, these.
  *
  * Backward they are made again, P; with dP = dout v^T and dS = P (dP - sum of
  * P dP over the row) dv = P^T dout, dq = dS k, dk = dS^T q, the latter two over
@@ -38,13 +40,13 @@ static struct tile make_tile(const struct qnti_attention *a, size_t index)
     return t;
 }
 
-static void score(const struct qnti_attention *a, const struct tile *t, float *scores)
+static void score(const struct qnti_attention *a, const struct tile *t, const float *k, float *scores)
 {
     size_t q_width = a->heads * a->head_dim, k_width = a->kv_heads * a->head_dim;
     size_t kv_head = t->head / (a->heads / a->kv_heads);
     qnti_gemm_one(&(struct qnti_gemm){
         .m = t->queries, .n = t->keys, .k = a->head_dim, .a = a->q + t->query * q_width + t->head * a->head_dim,
-        .lda = q_width, .b = a->k + t->key * k_width + kv_head * a->head_dim, .ldb = k_width, .transpose_b = true,
+        .lda = q_width, .b = k + t->key * k_width + kv_head * a->head_dim, .ldb = k_width, .transpose_b = true,
         .c = scores, .ldc = t->keys, .alpha = 1 / sqrtf((float)a->head_dim)});
 }
 
@@ -59,13 +61,15 @@ static void masked_softmax(const struct qnti_attention *a, const struct tile *t,
     }
 }
 
-static void weigh_values(const struct qnti_attention *a, const struct tile *t, const float *scores)
+/* out = scores v, or, `add`, out += that. */
+static void weigh_values(const struct qnti_attention *a, const struct tile *t, const float *v, const float *scores,
+                         bool add)
 {
     size_t q_width = a->heads * a->head_dim, v_width = a->kv_heads * a->head_dim;
     size_t kv_head = t->head / (a->heads / a->kv_heads);
     qnti_gemm_one(&(struct qnti_gemm){
         .m = t->queries, .n = a->head_dim, .k = t->keys, .a = scores, .lda = t->keys,
-        .b = a->v + t->key * v_width + kv_head * a->head_dim, .ldb = v_width,
+        .b = v + t->key * v_width + kv_head * a->head_dim, .ldb = v_width, .beta = add,
         .c = a->out + t->query * q_width + t->head * a->head_dim, .ldc = q_width, .alpha = 1});
 }
 
@@ -74,15 +78,72 @@ struct job {
     const struct qnti_attention *attention;
 };
 
+/* Of the tile's keys, [*first, *end) come from a cache for its query i. */
+static void stored_keys(const struct qnti_cache *cache, const struct tile *t, size_t i, size_t *first, size_t *end)
+{
+    qnti_cache_stored(cache, t->query + i + 1, first, end);
+    *first = qnti_max(*first, t->key) - t->key;
+    *end = qnti_max(*end, t->key) - t->key;
+}
+
+/* Scores with keys that the cache has stored are those of what it gives back. */
+static void take_stored_scores(const struct qnti_attention *a, const struct tile *t, const float *stored, float *scores)
+{
+    for (size_t i = 0; i < t->queries; i++) {
+        size_t first, end;
+        stored_keys(&a->kv->key, t, i, &first, &end);
+        if (end > first)
+            memcpy(scores + i * t->keys + first, stored + i * t->keys + first, (end - first) * sizeof *scores);
+    }
+}
+
+/* Moves the probabilities of values that the cache has stored from one matrix to the other. */
+static void part_probabilities(const struct qnti_attention *a, const struct tile *t, float *exact, float *stored)
+{
+    memset(stored, 0, t->queries * t->keys * sizeof *stored);
+    for (size_t i = 0; i < t->queries; i++) {
+        size_t first, end;
+        stored_keys(&a->kv->value, t, i, &first, &end);
+        if (end <= first)
+            continue;
+        memcpy(stored + i * t->keys + first, exact + i * t->keys + first, (end - first) * sizeof *stored);
+        memset(exact + i * t->keys + first, 0, (end - first) * sizeof *exact);
+    }
+}
+
+static void round_probabilities(unsigned bits, size_t n, float *p)
+{
+    float top = (float)((1u << bits) - 1);
+    for (size_t i = 0; bits && i < n; i++)
+        p[i] = rintf(p[i] * top) / top;
+}
+
+/* A tile whose queries see a cache: `second` is as large as the scores. */
+static void cached_tile(const struct qnti_attention *a, const struct tile *t, float *scores, float *second)
+{
+    score(a, t, a->stored_k, second);
+    take_stored_scores(a, t, second, scores);
+    masked_softmax(a, t, scores);
+    round_probabilities(a->kv->probability_bits, t->queries * t->keys, scores);
+    part_probabilities(a, t, scores, second);
+    weigh_values(a, t, a->v, scores, false);
+    weigh_values(a, t, a->stored_v, second, true);
+}
+
 static qnt_status one_tile(void *arg, size_t index)
 {
     const struct job *job = arg;
-    struct tile t = make_tile(job->attention, index);
+    const struct qnti_attention *a = job->attention;
+    struct tile t = make_tile(a, index);
     float *scores;
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, t.queries * t.keys, &scores));
-    score(job->attention, &t, scores);
-    masked_softmax(job->attention, &t, scores);
-    weigh_values(job->attention, &t, scores);
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, (a->kv ? 2 : 1) * t.queries * t.keys, &scores));
+    score(a, &t, a->k, scores);
+    if (a->kv) {
+        cached_tile(a, &t, scores, scores + t.queries * t.keys);
+    } else {
+        masked_softmax(a, &t, scores);
+        weigh_values(a, &t, a->v, scores, false);
+    }
     qnti_free(job->ctx, scores);
     return QNT_OK;
 }
@@ -124,7 +185,7 @@ static void tile_backward(const struct backward *b, const struct tile *t, float 
     size_t d = a->head_dim, width = a->heads * d, kv_width = a->kv_heads * d;
     size_t q_at = t->query * width + t->head * d, k_at = t->key * kv_width + t->head / (a->heads / a->kv_heads) * d;
     float scale = 1 / sqrtf((float)d);
-    score(a, t, p);
+    score(a, t, a->k, p);
     masked_softmax(a, t, p);
     qnti_gemm_one(&(struct qnti_gemm){.m = t->queries, .n = t->keys, .k = d, .a = b->dout + q_at, .lda = width,
                                       .b = a->v + k_at, .ldb = kv_width, .transpose_b = true, .c = dp, .ldc = t->keys,

@@ -97,11 +97,22 @@ qnt_status qnti_workspace_create(const struct qnti_checkpoint *model, size_t tok
     QNT_CHECK(qnti_new_rows(w->ctx, tokens, c->ffn, &w->up));
     QNT_CHECK(qnti_new_rows(w->ctx, tokens, c->hidden, &w->input[0]));
     QNT_CHECK(qnti_new_rows(w->ctx, tokens, qnti_max(attention, c->ffn), &w->input[1]));
+    QNT_CHECK(qnti_workspace_keep(w, model, model->kv));
     *out = w;
 cleanup:
     if (status != QNT_OK)
         qnti_workspace_free(w);
     return status;
+}
+
+qnt_status qnti_workspace_keep(struct qnti_workspace *w, const struct qnti_checkpoint *model, const struct qnti_kv *kv)
+{
+    size_t width = model->config.kv_heads * model->config.head_dim;
+    w->kv = kv;
+    if (!kv || w->stored_k)
+        return QNT_OK;
+    QNT_TRY(qnti_new_rows(w->ctx, w->tokens, width, &w->stored_k));
+    return qnti_new_rows(w->ctx, w->tokens, width, &w->stored_v);
 }
 
 void qnti_workspace_free(struct qnti_workspace *w)
@@ -113,6 +124,8 @@ void qnti_workspace_free(struct qnti_workspace *w)
     qnti_free(w->ctx, w->k);
     qnti_free(w->ctx, w->v);
     qnti_free(w->ctx, w->up);
+    qnti_free(w->ctx, w->stored_k);
+    qnti_free(w->ctx, w->stored_v);
     qnti_free(w->ctx, w->input[0]);
     qnti_free(w->ctx, w->input[1]);
     qnti_free(w->ctx, w);
@@ -145,7 +158,8 @@ struct qnti_attention qnti_block_attention(const struct qnti_block *block, const
     const struct qnti_config *c = &block->model->config;
     return (struct qnti_attention){
         .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .window = c->sliding_window,
-        .q = w->q, .k = w->k, .v = w->v, .tokens = tokens, .out = out};
+        .q = w->q, .k = w->k, .v = w->v, .tokens = tokens, .out = out,
+        .kv = w->kv, .stored_k = w->stored_k, .stored_v = w->stored_v};
 }
 
 /* One linear of a site. */
@@ -164,6 +178,24 @@ static qnt_status norm(const struct qnti_block *block, enum qnti_role role, cons
     return qnti_rms_norm(block->model->ctx, &n, in, tokens, out);
 }
 
+/* Keys before or behind RoPE through the cache. */
+static qnt_status store_keys(struct qnti_workspace *w, const struct qnti_config *c, size_t tokens, bool rope)
+{
+    QNT_TRY(qnti_cache_round(w->ctx, &w->kv->key, w->k, tokens, c->kv_heads * c->head_dim, w->stored_k));
+    return rope ? qnti_rope_forward(w->ctx, &w->rope, c->kv_heads, w->stored_k, tokens) : QNT_OK;
+}
+
+/* Queries, values, and keys where those of the cache are rotated already. */
+static qnt_status store(struct qnti_workspace *w, const struct qnti_config *c, size_t tokens)
+{
+    const struct qnti_kv *kv = w->kv;
+    if (kv->query.head_dim)
+        QNT_TRY(qnti_cache_round(w->ctx, &kv->query, w->q, tokens, c->heads * c->head_dim, w->q));
+    if (!kv->key.before_rope)
+        QNT_TRY(store_keys(w, c, tokens, false));
+    return qnti_cache_round(w->ctx, &kv->value, w->v, tokens, c->kv_heads * c->head_dim, w->stored_v);
+}
+
 static qnt_status attend(const struct qnti_block *block, struct qnti_workspace *w, const float *in, size_t tokens,
                          float *out)
 {
@@ -172,8 +204,12 @@ static qnt_status attend(const struct qnti_block *block, struct qnti_workspace *
     QNT_TRY(linear(block, QNTI_Q, in, tokens, false, w->q));
     QNT_TRY(linear(block, QNTI_K, in, tokens, false, w->k));
     QNT_TRY(linear(block, QNTI_V, in, tokens, false, w->v));
+    if (w->kv && w->kv->key.before_rope)
+        QNT_TRY(store_keys(w, c, tokens, true));
     QNT_TRY(qnti_rope_forward(w->ctx, &w->rope, c->heads, w->q, tokens));
     QNT_TRY(qnti_rope_forward(w->ctx, &w->rope, c->kv_heads, w->k, tokens));
+    if (w->kv)
+        QNT_TRY(store(w, c, tokens));
     return qnti_attention_forward(w->ctx, &attention);
 }
 

@@ -12,6 +12,8 @@ struct qnti_workspace {
     size_t tokens;
     struct qnti_rope_table rope;
     float *q, *k, *v, *up;       /* of the sequence in hand; q and k behind RoPE */
+    const struct qnti_kv *kv;    /* the model's, or what stands for it; NULL: nothing is kept in few bits */
+    float *stored_k, *stored_v;  /* with it */
     float *input[2];             /* of a norm's site and of the site behind it, in qnti_block_forward */
 };
 

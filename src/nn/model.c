@@ -83,14 +83,16 @@ cleanup:
     return status;
 }
 
-qnt_status qnti_model_forward(const struct qnti_checkpoint *model, const int32_t *ids, size_t sequences, size_t tokens,
-                              float *x, void (*progress)(void *user, size_t done, size_t total), void *user)
+qnt_status qnti_model_forward(const struct qnti_checkpoint *model, const struct qnti_kv *kv, const int32_t *ids,
+                              size_t sequences, size_t tokens, float *x,
+                              void (*progress)(void *user, size_t done, size_t total), void *user)
 {
     struct walk walk = {.model = model, .sequences = sequences, .tokens = tokens, .x = x, .progress = progress,
                         .user = user};
     qnt_status status;
     QNT_TRY(qnti_embed(model, ids, sequences * tokens, x));
     QNT_TRY(qnti_workspace_create(model, tokens, &walk.workspace));
+    QNT_CHECK(qnti_workspace_keep(walk.workspace, model, kv));
     for (size_t b = 0; b < model->config.blocks; b++)
         QNT_CHECK(pass_block(&walk, b));
     QNT_CHECK(qnti_final_norm(model, x, sequences * tokens));

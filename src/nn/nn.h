@@ -55,6 +55,8 @@ size_t qnti_site_width(const struct qnti_config *config, enum qnti_site site);
 struct qnti_workspace;
 qnt_status qnti_workspace_create(const struct qnti_checkpoint *model, size_t tokens, struct qnti_workspace **w);
 void qnti_workspace_free(struct qnti_workspace *w);
+/* From here on attention sees keys and values as this cache gives them back, not the model's own; NULL: as they are. */
+qnt_status qnti_workspace_keep(struct qnti_workspace *w, const struct qnti_checkpoint *model, const struct qnti_kv *kv);
 
 /*
  * Input of a site from what stands before it:
@@ -114,9 +116,11 @@ qnt_status qnti_logits(const struct qnti_checkpoint *model, const float *head, c
 
 /*
  * All of a model on many sequences of equal length: x [sequences][tokens][hidden] is embedded, then carried
- * through block after block, each loaded once; ends with the final norm. progress may be NULL.
+ * through block after block, each loaded once; ends with the final norm. `kv` as for qnti_workspace_keep. progress may
+ * be NULL.
  */
-qnt_status qnti_model_forward(const struct qnti_checkpoint *model, const int32_t *ids, size_t sequences, size_t tokens,
-                              float *x, void (*progress)(void *user, size_t done, size_t total), void *user);
+qnt_status qnti_model_forward(const struct qnti_checkpoint *model, const struct qnti_kv *kv, const int32_t *ids,
+                              size_t sequences, size_t tokens, float *x,
+                              void (*progress)(void *user, size_t done, size_t total), void *user);
 
 #endif

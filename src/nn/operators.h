@@ -78,6 +78,8 @@ struct qnti_attention {
     const float *q, *k, *v;
     size_t tokens;
     float *out;
+    const struct qnti_kv *kv;    /* what a cache makes of keys and values; NULL: nothing. Forward alone: */
+    const float *stored_k, *stored_v;   /* [tokens][kv_heads * head_dim] as it gives back what it has stored */
 };
 qnt_status qnti_attention_forward(qnt_context *ctx, const struct qnti_attention *attention);
 /* Gradients dq, dk, dv, of the shapes of q, k, v, of dout by out, which is not read. */

@@ -16,12 +16,15 @@ enum {
 };
 
 /*
- * PREFIX.act of an activation quantizer: whether static; f32 bits of clip and threshold; a cache's window and place;
- * the type that inputs are rounded to; whether the range counts what a column left out has below the threshold
+ * PREFIX.act of an activation quantizer: whether static; f32 bits of clip and threshold; the type that inputs are
+ * rounded to; whether the range counts what a column left out has below the threshold
  */
+enum { ACT_FIXED, ACT_CLIP_BITS, ACT_THRESHOLD_BITS, ACT_INPUT_TYPE, ACT_RANGE_OF_KEPT, ACT_WORDS };
+
+/* L.output of a cache that keeps the output: the members of struct qnti_cache, but for its grid */
 enum {
-    ACT_FIXED, ACT_CLIP_BITS, ACT_THRESHOLD_BITS, ACT_WINDOW, ACT_BEFORE_ROPE, ACT_INPUT_TYPE, ACT_RANGE_OF_KEPT,
-    ACT_WORDS
+    CACHE_HEAD_DIM, CACHE_BY_CHANNEL, CACHE_ROTATED, CACHE_BEFORE_ROPE, CACHE_WINDOW, CACHE_SINKS, CACHE_CLIP_BITS,
+    CACHE_WORDS
 };
 
 /* L.rotation: block, small */

@@ -135,6 +135,8 @@ static qnt_status read_grid(const struct reader *r, struct qnti_grid *grid, size
                                .absmax = w[GRID_ABSMAX] != 0,
                                .include_zero = w[GRID_INCLUDE_ZERO] != 0,
                                .signed_codes = w[GRID_SIGNED] != 0};
+    if (grid->real_offset)
+        grid->kind = &qnti_minmax_kind; /* where it is fitted again, for inputs */
     return QNT_OK;
 }
 
@@ -293,45 +295,76 @@ static qnt_status read_optional(const struct reader *r, const char *suffix, size
     return QNT_OK;
 }
 
+/* A grid whose scales are made at run time; its index, if it has one, is to be freed. */
+static qnt_status read_dynamic_grid(const struct reader *r, const char *suffix, size_t cols, char prefix[NAME_BYTES],
+                                    struct qnti_grid *grid, uint32_t **index)
+{
+    struct reader inner = {r->ctx, r->file, prefix, 1};
+    size_t grid_rows, grid_cols;
+    bool value;
+    if (snprintf(prefix, NAME_BYTES, "%s.%s_grid", r->prefix, suffix) >= NAME_BYTES)
+        return bad(r, suffix, "has too long a name");
+    QNT_TRY(read_grid(&inner, grid, &grid_rows, &grid_cols, &value));
+    if (grid_cols != cols)
+        return bad(&inner, "grid", "is not of the layer's width");
+    if (grid->form == QNTI_FORM_CODEBOOK || grid->map.kind == QNTI_MAP_STRIDED)
+        return bad(&inner, "grid", "has a codebook or strided groups, which activations cannot have");
+    if (grid->map.kind == QNTI_MAP_INDEX)
+        QNT_TRY(read_index(&inner, cols, grid->map.index_groups, index));
+    grid->map.index = *index;
+    return QNT_OK;
+}
+
 static qnt_status read_act(const struct reader *r, const char *suffix, size_t cols, struct qnti_actquant **act)
 {
-    char name[NAME_BYTES], prefix[NAME_BYTES];
+    char prefix[NAME_BYTES];
     struct reader inner = {r->ctx, r->file, prefix, 1};
     struct qnti_grid grid;
     int32_t words[ACT_WORDS];
     uint32_t *index = NULL;
-    size_t grid_rows, grid_cols;
-    bool value;
     qnt_status status;
     if (!find(r, suffix))
         return QNT_OK;
     QNT_TRY(read_words(r, suffix, ACT_WORDS, words));
-    snprintf(name, sizeof name, "%s_grid", suffix);
-    if (snprintf(prefix, sizeof prefix, "%s.%s", r->prefix, name) >= (int)sizeof prefix)
-        return bad(r, suffix, "has too long a name");
-    QNT_TRY(read_grid(&inner, &grid, &grid_rows, &grid_cols, &value));
-    if (grid_cols != cols)
-        return bad(r, name, "is not of the layer's width");
-    if (grid.form == QNTI_FORM_CODEBOOK || grid.map.kind == QNTI_MAP_STRIDED)
-        return bad(r, name, "has a codebook or strided groups, which activations cannot have");
-    if (grid.map.kind == QNTI_MAP_INDEX)
-        QNT_CHECK(read_index(&inner, cols, grid.map.index_groups, &index));
-    grid.map.index = index;
+    QNT_CHECK(read_dynamic_grid(r, suffix, cols, prefix, &grid, &index));
     QNT_CHECK(qnti_actquant_create(r->ctx, &grid, cols, words[ACT_FIXED] != 0, act));
     (*act)->clip = qnti_float((uint32_t)words[ACT_CLIP_BITS]);
     (*act)->threshold = qnti_float((uint32_t)words[ACT_THRESHOLD_BITS]);
-    (*act)->window = (size_t)words[ACT_WINDOW];
-    (*act)->before_rope = words[ACT_BEFORE_ROPE] != 0;
     (*act)->input_type = (qnt_dtype)words[ACT_INPUT_TYPE];
     (*act)->range_of_kept = words[ACT_RANGE_OF_KEPT] != 0;
-    if (!(fabsf((*act)->clip) <= 1) || !((*act)->threshold >= 0) || words[ACT_WINDOW] < 0 ||
-        !float_type(words[ACT_INPUT_TYPE]))
-        QNT_CHECK(bad(r, suffix, "has an impossible clip, threshold or window"));
+    if (!(fabsf((*act)->clip) <= 1) || !((*act)->threshold >= 0) || !float_type(words[ACT_INPUT_TYPE]))
+        QNT_CHECK(bad(r, suffix, "has an impossible clip, threshold or type"));
     if ((*act)->fixed)
         QNT_CHECK(read_parts(&inner, (*act)->fixed));
 cleanup:
     qnti_free(r->ctx, index);
     return status;
+}
+
+static qnt_status read_cache(const struct reader *r, size_t out, struct qnti_cache **cache)
+{
+    char prefix[NAME_BYTES];
+    int32_t w[CACHE_WORDS];
+    uint32_t *index = NULL;
+    struct qnti_grid grid;
+    if (!find(r, "output"))
+        return QNT_OK;
+    QNT_TRY(read_words(r, "output", CACHE_WORDS, w));
+    if (w[CACHE_HEAD_DIM] < 1 || w[CACHE_WINDOW] < 0 || w[CACHE_SINKS] < 0)
+        return bad(r, "output", "has an impossible head or window");
+    QNT_TRY(read_dynamic_grid(r, "output", (size_t)w[CACHE_HEAD_DIM], prefix, &grid, &index));
+    qnti_free(r->ctx, index);
+    if (grid.map.kind != QNTI_MAP_TILES || grid.map.rows != 1)
+        return bad(r, "output", "has groups that are no runs");
+    QNT_TRY(QNTI_NEW_RAW(r->ctx, 1, cache));
+    **cache = (struct qnti_cache){.grid = grid, .head_dim = (size_t)w[CACHE_HEAD_DIM],
+                                  .by_channel = w[CACHE_BY_CHANNEL] != 0, .rotated = w[CACHE_ROTATED] != 0,
+                                  .before_rope = w[CACHE_BEFORE_ROPE] != 0, .window = (size_t)w[CACHE_WINDOW],
+                                  .sinks = (size_t)w[CACHE_SINKS],
+                                  .clip = qnti_float((uint32_t)w[CACHE_CLIP_BITS])};
+    if (!(fabsf((*cache)->clip) <= 1) || qnti_cache_check(r->ctx, *cache, r->prefix, out) != QNT_OK)
+        return bad(r, "output", "has an impossible clip, head or window");
+    return QNT_OK;
 }
 
 static qnt_status read_vector(const struct reader *r, const char *suffix, size_t n, float **x)
@@ -480,7 +513,7 @@ static qnt_status read_layer(const struct reader *r, qnt_qlinear *q, size_t segm
     QNT_TRY(read_optional(r, "full", q->out, q->in, &q->full));
     QNT_TRY(read_transform(r, q->in, &q->transform));
     QNT_TRY(read_act(r, "act", q->in, &q->act));
-    QNT_TRY(read_act(r, "output", q->out, &q->output));
+    QNT_TRY(read_cache(r, q->out, &q->output));
     return read_vector(r, "bias_values", q->out, &q->bias);
 }
 

@@ -165,37 +165,50 @@ static qnt_status add_numbers(const struct writer *w, const char *suffix, const 
     return add_numbers(&inner, "codebook", q->codebook);
 }
 
+/* A grid whose scales are made at run time, for rows of `cols` numbers. */
+static qnt_status add_dynamic_grid(const struct writer *w, const char *suffix, const struct qnti_grid *grid,
+                                   size_t cols)
+{
+    char prefix[512];
+    struct writer inner = {w->ctx, w->tensors, prefix};
+    struct qnti_numbers shape = {.grid = *grid, .rows = 1, .cols = cols};
+    snprintf(prefix, sizeof prefix, "%s.%s_grid", w->prefix, suffix);
+    QNT_TRY(add_grid(&inner, &shape));
+    return grid->map.kind == QNTI_MAP_INDEX ? add_u32(&inner, "index", grid->map.index, cols) : QNT_OK;
+}
+
 static qnt_status add_act(const struct writer *w, const char *suffix, const struct qnti_actquant *act)
 {
     char name[128];
-    struct qnti_numbers shape;
     int32_t words[ACT_WORDS];
     if (!act)
         return QNT_OK;
     words[ACT_FIXED] = act->fixed != NULL;
     words[ACT_CLIP_BITS] = (int32_t)qnti_bits(act->clip);
     words[ACT_THRESHOLD_BITS] = (int32_t)qnti_bits(act->threshold);
-    words[ACT_WINDOW] = (int32_t)qnti_min(act->window, INT32_MAX);
-    words[ACT_BEFORE_ROPE] = act->before_rope;
     words[ACT_INPUT_TYPE] = (int32_t)act->input_type;
     words[ACT_RANGE_OF_KEPT] = act->range_of_kept;
     QNT_TRY(add_words(w, suffix, words, ACT_WORDS));
+    if (!act->fixed)
+        return add_dynamic_grid(w, suffix, &act->grid, act->cols);
     snprintf(name, sizeof name, "%s_grid", suffix);
-    if (act->fixed)
-        return add_numbers(w, name, act->fixed);
-    {
-        char prefix[512];
-        struct writer inner = {w->ctx, w->tensors, prefix};
-        snprintf(prefix, sizeof prefix, "%s.%s", w->prefix, name);
-        memset(&shape, 0, sizeof shape);
-        shape.grid = act->grid;
-        shape.rows = 1;
-        shape.cols = act->cols;
-        QNT_TRY(add_grid(&inner, &shape));
-        if (act->grid.map.kind == QNTI_MAP_INDEX)
-            QNT_TRY(add_u32(&inner, "index", act->grid.map.index, act->cols));
-    }
-    return QNT_OK;
+    return add_numbers(w, name, act->fixed);
+}
+
+static qnt_status add_cache(const struct writer *w, const struct qnti_cache *cache)
+{
+    int32_t words[CACHE_WORDS];
+    if (!cache)
+        return QNT_OK;
+    words[CACHE_HEAD_DIM] = (int32_t)cache->head_dim;
+    words[CACHE_BY_CHANNEL] = cache->by_channel;
+    words[CACHE_ROTATED] = cache->rotated;
+    words[CACHE_BEFORE_ROPE] = cache->before_rope;
+    words[CACHE_WINDOW] = (int32_t)cache->window;
+    words[CACHE_SINKS] = (int32_t)cache->sinks;
+    words[CACHE_CLIP_BITS] = (int32_t)qnti_bits(cache->clip);
+    QNT_TRY(add_words(w, "output", words, CACHE_WORDS));
+    return add_dynamic_grid(w, "output", &cache->grid, cache->head_dim);
 }
 
 static qnt_status add_transform(const struct writer *w, const struct qnti_transform *t, size_t in)
@@ -276,7 +289,7 @@ qnt_status qnti_native_add(qnt_context *ctx, const qnt_qlinear *q, struct qnti_n
     QNT_TRY(add_numbers(&w, "full", q->full));
     QNT_TRY(add_transform(&w, &q->transform, q->in));
     QNT_TRY(add_act(&w, "act", q->act));
-    QNT_TRY(add_act(&w, "output", q->output));
+    QNT_TRY(add_cache(&w, q->output));
     return q->bias ? add_floats(&w, "bias_values", QNT_F32, q->bias, 1, q->out, 0) : QNT_OK;
 }
 

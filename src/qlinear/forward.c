@@ -4,8 +4,8 @@
  *     y = actq(T(x)) (Q' + a b)^T + bias
  *
  * Columns that an activation threshold leaves out are multiplied with the f16
- * copy of the weights where there is one (LLM.int8). The output quantizer,
- * which belongs to a cache behind the layer, is not applied here.
+ * copy of the weights where there is one (LLM.int8). A cache that keeps the
+ * output gives it back as the last token sees it: the batch is one sequence.
  */
 #include "qlinear/qlinear.h"
 
@@ -128,6 +128,8 @@ qnt_status qnt_forward(const qnt_qlinear *q, qnt_matrix x, float *y)
     f.y = y;
     if (status == QNT_OK)
         status = qnti_parallel(q->ctx, q->out, forward_row, &f);
+    if (status == QNT_OK && q->output)
+        status = qnti_cache_apply(q->ctx, q->output, y, x.rows, q->out, y);
     forward_free(&f);
     return status;
 }

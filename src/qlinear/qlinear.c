@@ -49,7 +49,7 @@ void qnt_qlinear_destroy(qnt_qlinear *q)
     qnti_numbers_free(q->ctx, q->full);
     qnti_transform_free(q->ctx, &q->transform);
     qnti_actquant_free(q->ctx, q->act);
-    qnti_actquant_free(q->ctx, q->output);
+    qnti_free(q->ctx, q->output);
     qnti_free(q->ctx, q->bias);
     qnti_free(q->ctx, q->name);
     qnti_buffer_free(q->ctx, &q->warnings);
@@ -250,7 +250,7 @@ double qnti_qlinear_bits(const qnt_qlinear *q)
     }
     bits += qnti_sparse_bits(q->out, q->in, q->sparse.type, (double)q->sparse.count);
     bits += qnti_numbers_bits(q->lowrank_a) + qnti_numbers_bits(q->lowrank_b) + qnti_numbers_bits(q->full);
-    bits += actquant_bits(q->act) + actquant_bits(q->output);
+    bits += actquant_bits(q->act);
     return bits / ((double)q->out * (double)q->in);
 }
 

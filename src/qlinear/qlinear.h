@@ -10,6 +10,7 @@
 
 #include "base/buffer.h"
 #include "grid/activation.h"
+#include "grid/cache.h"
 #include "grid/grid.h"
 #include "transform/transform.h"
 #include <quant/qlinear.h>
@@ -40,7 +41,7 @@ struct qnt_qlinear {
     struct qnti_numbers *full;        /* all weights in f16, where a run-time choice needs them */
     struct qnti_transform transform;
     struct qnti_actquant *act;        /* of the input */
-    struct qnti_actquant *output;     /* of the output: k and v of a KV cache */
+    struct qnti_cache *output;        /* that keeps the output, k or v; or NULL */
     float *bias;                      /* [out] or NULL */
     qnt_dtype source_type;            /* of the weights before, for formats that tell readers what to compute with */
     qnt_layer_report report;

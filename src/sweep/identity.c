@@ -227,6 +227,7 @@ static qnt_status make_hash(struct qnt_plan *plan)
     add(&h, "format", plan->job.format->name);
     add(&h, "output type", o->output_type);
     add(&h, "embedding type", o->embedding_type);
+    add(&h, "kv", o->kv);
     add(&h, "shard size", shard);
     add(&h, "recipe", plan->job.recipe);
     add(&h, "text", plan->job.calibration);

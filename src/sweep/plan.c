@@ -55,6 +55,7 @@ static qnt_status make_recipe(struct qnt_plan *plan)
 {
     const qnt_quantize_options *o = &plan->options;
     const char *method = o->method;
+    struct qnti_kv kv;
     if (!method)
         QNT_TRY(default_method(plan, &method));
     if (strcmp(method, "none") == 0) {
@@ -63,6 +64,9 @@ static qnt_status make_recipe(struct qnt_plan *plan)
         return QNT_OK;
     }
     QNT_TRY(qnt_recipe_parse(plan->ctx, method, &plan->recipe));
+    if (qnti_recipe_kv(plan->recipe, plan->model->checkpoint->config.head_dim, &kv) != QNT_NOT_FOUND)
+        return qnti_fail(plan->ctx, QNT_INVALID,
+                         "method kv_cache is for single layers; a model's keys and values get the option kv");
     for (size_t i = 0; i < o->setting_count; i++) {
         const char *equals = strchr(o->settings[i], '=');
         char key[128];
@@ -199,6 +203,22 @@ static qnt_status choose_source(struct qnt_plan *plan)
     return status;
 }
 
+/* Of the user's, or of a native source that is written again. */
+static qnt_status check_kv(struct qnt_plan *plan)
+{
+    const struct qnti_checkpoint *source = plan->model->checkpoint;
+    bool native = strcmp(plan->job.format->layout, "native") == 0;
+    struct qnti_kv kv;
+    if (plan->options.kv && !native)
+        return qnti_fail(plan->ctx, QNT_UNSUPPORTED,
+                         "kv is given, but format %s says nothing of keys and values; native does",
+                         plan->job.format->name);
+    if (plan->options.kv)
+        QNT_TRY(qnti_kv_parse(plan->ctx, plan->options.kv, source->config.head_dim, &kv));
+    plan->job.kv = plan->options.kv ? plan->options.kv : native ? source->kv_text : NULL;
+    return QNT_OK;
+}
+
 static qnt_status fill_job(struct qnt_plan *plan)
 {
     struct qnti_export *job = &plan->job;
@@ -221,6 +241,7 @@ static qnt_status fill_job(struct qnt_plan *plan)
     job->format = qnti_format_find(plan->ctx, plan->options.format ? plan->options.format : "native");
     if (!job->format)
         return QNT_NOT_FOUND;
+    QNT_TRY(check_kv(plan));
     QNT_TRY(qnti_targets_list(job));
     QNT_TRY(job->format->assign(job));
     QNT_TRY(QNTI_NEW(plan->ctx, job->count, &plan->recipes));

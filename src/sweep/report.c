@@ -69,14 +69,14 @@ static json_t *list(const char *const *strings, size_t n)
 static json_t *options_object(const qnt_quantize_options *o)
 {
     return json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:b, s:o, s:o, s:o}",
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:b, s:o, s:o, s:o}",
         "method", text(o->method), "settings", list(o->settings, o->setting_count), "format", text(o->format),
         "calibration", text(o->calibration), "samples", o->all_samples ? json_string("all") : count(o->samples),
         "seqlen", count(o->seqlen), "seed", o->random_windows ? count(o->seed) : json_null(), "output_type",
         text(o->output_type), "embedding_type", text(o->embedding_type), "include", list(o->include, o->include_count),
-        "exclude", list(o->exclude, o->exclude_count), "layers", list(o->layers, o->layer_count), "work", text(o->work),
-        "strict", (int)o->strict, "requantize", (int)o->requantize, "force", (int)o->force, "no_verify",
-        (int)o->no_verify, "max_ram", count(o->max_ram), "shard_bytes", count(o->shard_bytes), "kernels",
+        "exclude", list(o->exclude, o->exclude_count), "layers", list(o->layers, o->layer_count), "kv", text(o->kv),
+        "work", text(o->work), "strict", (int)o->strict, "requantize", (int)o->requantize, "force", (int)o->force,
+        "no_verify", (int)o->no_verify, "max_ram", count(o->max_ram), "shard_bytes", count(o->shard_bytes), "kernels",
         text(getenv("QUANT_KERNELS")));
 }
 

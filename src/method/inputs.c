@@ -1,0 +1,84 @@
+/*
+ * inputs.c - how the inputs of a layer are quantized at run time: dynamic by token, group or tensor, or fixed.
+ */
+#include "method/method.h"
+
+#include <math.h>
+
+/* The range of x' = (x - shift) / scale over all tokens and channels. */
+static void range_of_inputs(const struct qnti_job *job, float range[2])
+{
+    const struct qnti_transform *t = job->transform;
+    range[0] = INFINITY;
+    range[1] = -INFINITY;
+    for (size_t c = 0; c < job->calib->in; c++) {
+        const struct qnti_channel_moments *m = &job->calib->moments[c];
+        float z = t && t->shift ? t->shift[c] : 0, s = t && t->scale ? t->scale[c] : 1;
+        range[0] = fminf(range[0], (m->least - z) / s);
+        range[1] = fmaxf(range[1], (m->greatest - z) / s);
+    }
+}
+
+static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti_input_rule *rule)
+{
+    struct qnti_grid grid = qnti_affine_grid(job->kernels, rule->bits, rule->group, QNT_F32);
+    grid.map.rows = rule->per_token;
+    if (rule->asymmetric) {
+        grid.include_zero = rule->group == 0;
+        grid.wide_zero = true;
+        return grid;
+    }
+    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
+    grid.offset = (float)(1u << (rule->bits - 1));
+    return grid;
+}
+
+qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q)
+{
+    struct qnti_grid grid = input_grid(job, rule);
+    float clip = rule->clip > 0 ? rule->clip : 1, range[2];
+    QNT_TRY(qnti_actquant_create(job->ctx, &grid, q->in, rule->fixed, &q->act));
+    q->act->clip = rule->clip;
+    if (!rule->fixed)
+        return QNT_OK;
+    if (!job->calib || !job->calib->tokens)
+        return qnti_fail(job->ctx, QNT_INVALID, "layer %s: a fixed scale of the activations needs calibration",
+                         q->name);
+    if (job->transform && job->transform->rotation.block)
+        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "layer %s: the range of rotated inputs is not known", q->name);
+    range_of_inputs(job, range);
+    range[0] *= clip;
+    range[1] *= clip;
+    grid.kind->fit(&q->act->grid, &(struct qnti_band){.x = range, .rows = 1, .cols = 2, .stride = 2}, q->act->fixed, 0,
+                   0, NULL, 0);
+    return QNT_OK;
+}
+
+bool qnti_inputs_offered(const struct qnti_input_params *p)
+{
+    return p->bits != 0 && p->bits != 16;
+}
+
+unsigned qnti_inputs_needs(const struct qnti_input_params *p)
+{
+    return qnti_inputs_offered(p) && p->fixed ? QNTI_NEED_MOMENTS : 0;
+}
+
+qnt_status qnti_inputs_check(qnt_context *ctx, const char *method, const struct qnti_input_params *p)
+{
+    if (p->bits == 1)
+        return qnti_fail(ctx, QNT_INVALID, "%s: act_bits=1; 2 to 15, or 16: not quantized", method);
+    if (p->fixed && p->granularity == QNTI_INPUTS_BY_TOKEN)
+        return qnti_fail(ctx, QNT_INVALID, "%s: act_static needs act_granularity=tensor", method);
+    if (p->group_size && p->granularity != QNTI_INPUTS_BY_TOKEN)
+        return qnti_fail(ctx, QNT_INVALID, "%s: act_group_size needs act_granularity=token", method);
+    return QNT_OK;
+}
+
+qnt_status qnti_job_inputs(struct qnti_job *job, const struct qnti_input_params *p, qnt_qlinear *q)
+{
+    struct qnti_input_rule rule = {.bits = (unsigned)p->bits, .per_token = p->granularity == QNTI_INPUTS_BY_TOKEN,
+                                   .fixed = p->fixed, .asymmetric = !p->sym, .group = (size_t)p->group_size,
+                                   .clip = (float)p->clip};
+    return qnti_job_quantize_inputs(job, &rule, q);
+}
