@@ -143,7 +143,7 @@ static inline void make_plain(void)
 /* Behind each test, also one that failed. */
 static inline int unmake(void **state)
 {
-    static const char *const all[] = {"out", "model", "ids.npy"};
+    static const char *const all[] = {"out", "model", "ids.npy", "scales.safetensors"};
     (void)state;
     for (size_t i = 0; i < COUNT(all); i++)
         if (access(all[i], F_OK) == 0)

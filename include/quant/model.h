@@ -71,6 +71,11 @@ typedef struct qnt_quantize_options {
                                             (qnt_model_measure) in their place; NULL: none */
     const char *importance;              /* importance matrix of llama.cpp, GGUF or .dat, in place of what the
                                             calibration measures; NULL: none */
+    const char *scales;                  /* .safetensors of scales learned elsewhere: LINEAR.input_scale (1) and
+                                            .input_zero_point, or .amax; LINEAR.weight_scale (1 or a row). They, and
+                                            input_scale beside the source's weights, stand in place of what the recipe
+                                            would choose; NULL: none */
+    bool recalibrate;                    /* but these are not used */
     size_t samples, seqlen;              /* windows, tokens of each (3 or more); 0: 128, min(2048, context) */
     bool all_samples;                    /* as many windows as there are */
     bool random_windows;                 /* drawn with `seed` */

@@ -24,6 +24,14 @@ typedef struct qnt_layer {
     const char *format;        /* target, e.g. "gguf:q4_0": its grid is the default; NULL: none, f32 scales */
     const float *fisher;       /* (out, in) mean squared gradient of the loss by each weight, >= 0; NULL: not known */
     bool attention_score;      /* q or k: what it gives only enters attention's scores (AWQ does not clip it) */
+    /*
+     * Scales that were learned elsewhere stand in place of what the recipe would choose: x ~ (code - input_zero)
+     * input_scale with signed codes of act_bits (8 where the recipe does not quantize inputs), 0: none is given; W ~
+     * code weight_scale, symmetric, of `bits`, each weight rounded to nearest.
+     */
+    float input_scale, input_zero;
+    const float *weight_scale; /* [weight_scale_count]: one, or [out]; NULL: none */
+    size_t weight_scale_count;
 } qnt_layer;
 
 /*

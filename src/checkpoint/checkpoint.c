@@ -67,6 +67,18 @@ void qnti_checkpoint_close(struct qnti_checkpoint *c)
     qnti_free(c->ctx, c);
 }
 
+bool qnti_checkpoint_beside(const struct qnti_checkpoint *c, const char *name, struct qnti_tensor *tensor)
+{
+    const struct qnti_stored *stored = qnti_stored_find(c->source, name);
+    if (!stored)
+        return false;
+    *tensor = (struct qnti_tensor){.name = stored->name, .dtype = stored->type, .rank = stored->rank,
+                                   .elements = 1, .data = stored->data, .bytes = stored->bytes};
+    for (size_t i = 0; i < stored->rank; i++)
+        tensor->elements *= tensor->shape[i] = stored->shape[i];
+    return true;
+}
+
 static const struct qnti_weight *weight_at(const struct qnti_checkpoint *c, size_t block, enum qnti_role role,
                                            bool bias)
 {

@@ -117,6 +117,9 @@ qnt_status qnti_checkpoint_rotate(const struct qnti_checkpoint *model, const str
 void qnti_checkpoint_rotated_free(const struct qnti_checkpoint *rotated);
 /* Rows of a weight of such a view. */
 qnt_status qnti_rotated_rows(qnt_context *ctx, const struct qnti_weight *w, size_t first, size_t n, float *x);
+struct qnti_tensor;
+/* A tensor of the source that is no weight, such as a learned scale; false: there is none of that name. */
+bool qnti_checkpoint_beside(const struct qnti_checkpoint *c, const char *name, struct qnti_tensor *tensor);
 /* kv.c: "SCHEME:key=value,...", parameters of method kv_cache. QNT_INVALID as for a recipe; heads that do not fit. */
 qnt_status qnti_kv_parse(qnt_context *ctx, const char *text, size_t head_dim, struct qnti_kv *kv);
 /* Bytes that the tensor takes in the source. */

@@ -232,7 +232,8 @@ static qnt_status attach_tied_head(struct qnti_checkpoint *c)
 
 static bool is_ignored(const char *name)
 {
-    static const char *const suffixes[] = {".rotary_emb.inv_freq", ".attention.bias", ".masked_bias"};
+    static const char *const suffixes[] = {".rotary_emb.inv_freq", ".attention.bias", ".masked_bias",
+                                           ".input_scale", ".input_zero_point"}; /* the last two: sweep/scales.c */
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
         if (qnti_has_suffix(name, suffixes[i]))
             return true;

@@ -40,7 +40,7 @@ struct layer_run {
     qnt_tensors *file;
     qnt_matrix weight, input, input_fp;
     bool has_input, has_input_fp;
-    float *bias, *importance, *fisher;
+    float *bias, *importance, *fisher, *input_scale, *weight_scale;
     qnt_recipe *recipe;
     qnt_calib *calib;
     qnt_qlinear *q;
@@ -83,6 +83,8 @@ static int read_layer(struct layer_run *run)
     CLI_TRY(read_matrix(run, "input_fp", &run->input_fp, &run->has_input_fp));
     CLI_TRY(read_vector(run, "bias", run->weight.rows, &run->bias));
     CLI_TRY(read_vector(run, "fisher", run->weight.rows * run->weight.cols, &run->fisher));
+    CLI_TRY(read_vector(run, "input_scale", 1, &run->input_scale));
+    CLI_TRY(read_vector(run, "weight_scale", run->weight.rows, &run->weight_scale));
     return read_vector(run, "importance", run->weight.cols, &run->importance);
 }
 
@@ -127,6 +129,9 @@ static int quantize(struct layer_run *run)
                        .bias = run->bias,
                        .calib = run->calib,
                        .fisher = run->fisher,
+                       .input_scale = run->input_scale ? run->input_scale[0] : 0,
+                       .weight_scale = run->weight_scale,
+                       .weight_scale_count = run->weight_scale ? run->weight.rows : 0,
                        .format = run->values->recipe.format};
     return cli_try(run->cli, qnt_quantize(run->cli->ctx, run->recipe, &layer, &run->q));
 }
@@ -347,6 +352,8 @@ static int run_layer(struct cli *cli, void *values)
     qnt_free(cli->ctx, run.bias);
     qnt_free(cli->ctx, run.importance);
     qnt_free(cli->ctx, run.fisher);
+    qnt_free(cli->ctx, run.input_scale);
+    qnt_free(cli->ctx, run.weight_scale);
     qnt_tensors_close(run.file);
     return code;
 }
@@ -356,9 +363,10 @@ const struct cli_command cli_command_layer = {
     .arguments = "LAYER.safetensors -o RESULT.safetensors",
     .title = "quantizes one layer, for research",
     .about = "LAYER holds weight (out, in) and, where it has them, bias, input (tokens, in), input_fp (the same tokens "
-             "in the unquantized model), importance (in) and fisher (out, in; mean squared gradients). RESULT gets "
-             "dequantized, output (of the quantized layer on input), every part of the quantized layer (codes, scales, "
-             "...) and what the format's files hold of a layer: packed (rows of blocks), or packed.qweight and so on.",
+             "in the unquantized model), importance (in), fisher (out, in; mean squared gradients), input_scale (1) "
+             "and weight_scale (out), which stand in place of what the recipe would choose. RESULT gets dequantized, "
+             "output (of the quantized layer on input), every part of the quantized layer (codes, scales, ...) and "
+             "what the format's files hold of a layer: packed (rows of blocks), or packed.qweight and so on.",
     .least = 1,
     .most = 1,
     .bytes = sizeof(struct layer_values),

@@ -13,10 +13,10 @@ struct quantize_values {
     struct cli_list formats;
     const char *output, *work, *report;
     struct cli_calibration calibration;
-    const char *output_type, *embedding_type, *kv;
+    const char *output_type, *embedding_type, *kv, *scales;
     struct cli_int max_ram, shard_size;
     struct cli_list include, exclude, layers;
-    bool strict, requantize, resume, force, no_verify, dry_run, verbose;
+    bool strict, requantize, resume, force, no_verify, dry_run, verbose, recalibrate;
 };
 
 #define ROW(member, kind, spelling, meta, text) CLI_ROW(struct quantize_values, member, kind, spelling, meta, text)
@@ -52,6 +52,10 @@ static const struct cli_option tensors[] = {
     ROW(kv, TEXT, "kv", "SCHEME[:key=value,...]",
         "a native folder's readers keep keys and values in few bits: kivi, atom, quarot; parameters as in "
         "quant methods kv_cache"),
+    ROW(scales, TEXT, "scales", "FILE",
+        "scales learned elsewhere, a .safetensors: LINEAR.input_scale and .input_zero_point or .amax, "
+        "LINEAR.weight_scale; they go before what the recipe would choose"),
+    ROW(recalibrate, FLAG, "recalibrate", NULL, "ignore --scales, and the source's input_scale tensors"),
     ROW(strict, FLAG, "strict", NULL, "no substitution and no fallback: an error instead"),
     ROW(requantize, FLAG, "requantize", NULL, "take a model that is quantized already by its rounded values"),
 };
@@ -92,6 +96,8 @@ static qnt_quantize_options options_of(struct cli *cli, const struct quantize_va
                                   .layers = strings(&v->layers),
                                   .layer_count = v->layers.count,
                                   .kv = v->kv,
+                                  .scales = v->scales,
+                                  .recalibrate = v->recalibrate,
                                   .strict = v->strict,
                                   .requantize = v->requantize,
                                   .force = v->force,

@@ -16,6 +16,7 @@ struct qnti_actquant {
     size_t cols;                      /* of the input */
     uint32_t *index;                  /* the map's, owned, where nothing is fixed */
     struct qnti_numbers *fixed;       /* static: one row whose scale and offset are used for every token; else NULL */
+    bool given;                       /* static: the scale was not calibrated here but learned elsewhere */
     float clip;                       /* the range is multiplied by it; 0 means 1 */
     qnt_dtype input_type;             /* inputs are rounded to it first; QNT_F32: not */
     float threshold;                  /* columns with a magnitude of at least this stay as they are; 0: none */

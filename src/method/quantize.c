@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/tensor.h"
 #include "linalg/blas.h"
+#include "method/given.h"
 #include "method/recipe.h"
 #include "transform/fold.h"
 
@@ -118,25 +119,47 @@ struct site {
     const struct qnti_transform *kept;
 };
 
-/* A stage of one step: to the unit as a whole, or to layer after layer, each with its weights at hand. */
-static qnt_status run_stage(const struct site *site, const struct qnti_recipe_step *step, enum qnti_stage stage)
+static bool gives_all(const struct site *site, enum qnti_stage stage)
 {
-    const struct qnti_stage_functions *f = &step->method->stages[stage];
+    bool all = true;
+    for (size_t i = 0; i < site->count; i++)
+        all = all && qnti_layer_gives(&site->layers[i], stage);
+    return all;
+}
+
+static qnt_status run_layer(const struct site *site, const qnt_recipe *recipe, const struct qnti_stage_functions *f,
+                            enum qnti_stage stage, size_t i)
+{
     struct qnti_job *job = site->job;
-    job->params = step->params;
-    if (f->unit)
-        return f->unit(job, site->layers, site->count, site->q);
-    for (size_t i = 0; i < site->count; i++) {
-        double begin = qnti_seconds();
-        qnt_status status;
-        job->layer = i;
-        status = load_layer(job, &site->layers[i]);
-        if (status == QNT_OK)
-            status = f->layer(job, &site->layers[i], site->q[i]);
-        job_free_layer(job);
-        QNT_TRY(status);
-        site->q[i]->report.seconds += qnti_seconds() - begin;
-    }
+    const qnt_layer *layer = &site->layers[i];
+    bool given = qnti_layer_gives(layer, stage);
+    double begin = qnti_seconds();
+    qnt_status status;
+    if (!given && !f)
+        return QNT_OK;
+    job->layer = i;
+    status = load_layer(job, layer);
+    if (status == QNT_OK)
+        status = given ? qnti_take_given(job, recipe, layer, stage, site->q[i]) : f->layer(job, layer, site->q[i]);
+    job_free_layer(job);
+    site->q[i]->report.seconds += qnti_seconds() - begin;
+    return status;
+}
+
+/*
+ * A stage of one step: to the unit as a whole, or to layer after layer, each with its weights at hand. Layers that
+ * bring what it would choose go without it; step NULL: there is nothing else.
+ */
+static qnt_status run_stage(const struct site *site, const qnt_recipe *recipe, const struct qnti_recipe_step *step,
+                            enum qnti_stage stage)
+{
+    const struct qnti_stage_functions *f = step ? &step->method->stages[stage] : NULL;
+    if (step)
+        site->job->params = step->params;
+    if (f && f->unit && !gives_all(site, stage))
+        return f->unit(site->job, site->layers, site->count, site->q);
+    for (size_t i = 0; i < site->count; i++)
+        QNT_TRY(run_layer(site, recipe, f, stage, i));
     return QNT_OK;
 }
 
@@ -182,11 +205,11 @@ static qnt_status run_stages(const struct site *site, const qnt_recipe *recipe, 
     if (qnti_recipe_transforms(recipe) && !site->folded)
         QNT_TRY(run_transform(site, &recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]], t));
     for (int stage = QNTI_STAGE_ACTIVATIONS; stage < QNTI_STAGE_CORRECT; stage++)
-        if (recipe->provider[stage] >= 0)
-            QNT_TRY(run_stage(site, &recipe->steps[recipe->provider[stage]], (enum qnti_stage)stage));
+        QNT_TRY(run_stage(site, recipe, recipe->provider[stage] < 0 ? NULL : &recipe->steps[recipe->provider[stage]],
+                          (enum qnti_stage)stage));
     for (size_t s = 0; s < recipe->count; s++)
         if (qnti_recipe_corrects(&recipe->steps[s]))
-            QNT_TRY(run_stage(site, &recipe->steps[s], QNTI_STAGE_CORRECT));
+            QNT_TRY(run_stage(site, recipe, &recipe->steps[s], QNTI_STAGE_CORRECT));
     return QNT_OK;
 }
 

@@ -68,25 +68,6 @@ static qnt_status fill(struct qnti_job *job, const struct bnb4_params *p, const 
     return qnti_nearest(job->ctx, job->weight, NULL, NULL, q->segments[0].weight);
 }
 
-/* Codes anew, with the maxima as they are. */
-static qnt_status round_again(struct qnti_job *job, struct qnti_numbers *w)
-{
-    uint16_t *code;
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, w->cols, &code));
-    for (size_t r = 0; r < w->rows; r++) {
-        for (size_t c = 0, run; c < w->cols; c += run) {
-            float scale, offset;
-            run = qnti_map_run(&w->grid.map, w->cols, r, c);
-            qnti_numbers_affine(w, r, c, &scale, &offset);
-            qnti_grid_round(&w->grid, qnti_numbers_codebook(w, r), run, job->weight + r * w->cols + c, &scale, &offset,
-                            0, code + c, NULL);
-        }
-        qnti_numbers_put_codes(w, r, 0, w->cols, code);
-    }
-    qnti_free(job->ctx, code);
-    return QNT_OK;
-}
-
 static qnt_status bnb4_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     const struct bnb4_params *p = job->params;
@@ -101,7 +82,7 @@ static qnt_status bnb4_weights(struct qnti_job *job, const qnt_layer *layer, qnt
         return QNT_OK;
     QNT_TRY(nest(job->ctx, segment->weight, &flips));
     if (!flips)
-        return p->requantize ? round_again(job, segment->weight) : QNT_OK;
+        return p->requantize ? qnti_nearest_codes(job->ctx, job->weight, segment->weight) : QNT_OK;
     QNT_TRY(qnti_qlinear_warn(q, "its maxima are not quantized: one far below their mean would change its sign"));
     qnti_numbers_free(job->ctx, segment->weight);
     segment->weight = NULL;

@@ -17,9 +17,9 @@ enum {
 
 /*
  * PREFIX.act of an activation quantizer: whether static; f32 bits of clip and threshold; the type that inputs are
- * rounded to; whether the range counts what a column left out has below the threshold
+ * rounded to; whether the range counts what a column left out has below the threshold; whether a static scale was given
  */
-enum { ACT_FIXED, ACT_CLIP_BITS, ACT_THRESHOLD_BITS, ACT_INPUT_TYPE, ACT_RANGE_OF_KEPT, ACT_WORDS };
+enum { ACT_FIXED, ACT_CLIP_BITS, ACT_THRESHOLD_BITS, ACT_INPUT_TYPE, ACT_RANGE_OF_KEPT, ACT_GIVEN, ACT_WORDS };
 
 /* L.output of a cache that keeps the output: the members of struct qnti_cache, but for its grid */
 enum {

@@ -332,6 +332,7 @@ static qnt_status read_act(const struct reader *r, const char *suffix, size_t co
     (*act)->threshold = qnti_float((uint32_t)words[ACT_THRESHOLD_BITS]);
     (*act)->input_type = (qnt_dtype)words[ACT_INPUT_TYPE];
     (*act)->range_of_kept = words[ACT_RANGE_OF_KEPT] != 0;
+    (*act)->given = words[ACT_GIVEN] != 0;
     if (!(fabsf((*act)->clip) <= 1) || !((*act)->threshold >= 0) || !float_type(words[ACT_INPUT_TYPE]))
         QNT_CHECK(bad(r, suffix, "has an impossible clip, threshold or type"));
     if ((*act)->fixed)

@@ -188,6 +188,7 @@ static qnt_status add_act(const struct writer *w, const char *suffix, const stru
     words[ACT_THRESHOLD_BITS] = (int32_t)qnti_bits(act->threshold);
     words[ACT_INPUT_TYPE] = (int32_t)act->input_type;
     words[ACT_RANGE_OF_KEPT] = act->range_of_kept;
+    words[ACT_GIVEN] = act->given;
     QNT_TRY(add_words(w, suffix, words, ACT_WORDS));
     if (!act->fixed)
         return add_dynamic_grid(w, suffix, &act->grid, act->cols);

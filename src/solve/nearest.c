@@ -124,6 +124,31 @@ qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importanc
     return run(ctx, w, importance, row_power, false, q);
 }
 
+/* A row's codes, run by run of one scale. */
+static qnt_status code_row(void *arg, size_t r)
+{
+    const struct nearest *t = arg;
+    struct qnti_numbers *q = t->q;
+    const float *w = t->w + r * q->cols;
+    uint16_t *code;
+    QNT_TRY(QNTI_NEW_RAW(t->ctx, q->cols, &code));
+    for (size_t c = 0, run; c < q->cols; c += run) {
+        float scale, offset;
+        run = qnti_map_run(&q->grid.map, q->cols, r, c);
+        qnti_numbers_affine(q, r, c, &scale, &offset);
+        qnti_grid_round(&q->grid, qnti_numbers_codebook(q, r), run, w + c, &scale, &offset, 0, code + c, NULL);
+    }
+    qnti_numbers_put_codes(q, r, 0, q->cols, code);
+    qnti_free(t->ctx, code);
+    return QNT_OK;
+}
+
+qnt_status qnti_nearest_codes(qnt_context *ctx, const float *w, struct qnti_numbers *q)
+{
+    struct nearest t = {.ctx = ctx, .w = w, .q = q};
+    return qnti_parallel(ctx, q->rows, code_row, &t);
+}
+
 qnt_status qnti_nearest_costs(qnt_context *ctx, const float *w, size_t rows, size_t cols,
                               const struct qnti_grid *grid, float *costs)
 {

@@ -22,6 +22,9 @@ qnt_status qnti_nearest(qnt_context *ctx, const float *w, const float *importanc
 qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importance, const float *row_power,
                         struct qnti_numbers *q);
 
+/* Codes only, on scales and offsets as they are. */
+qnt_status qnti_nearest_codes(qnt_context *ctx, const float *w, struct qnti_numbers *q);
+
 /* What that would cost: costs [cols], of a unit of square error, times the sum over the rows of (W - Q)^2. */
 qnt_status qnti_nearest_costs(qnt_context *ctx, const float *w, size_t rows, size_t cols,
                               const struct qnti_grid *grid, float *costs);

@@ -59,6 +59,8 @@ static qnt_status put_calibration(const struct qnt_plan *plan, json_t *keys)
     const struct qnti_given *given = plan->given;
     if (given && given->matrix)
         QNT_TRY(put_hash(plan, keys, "importance", given->matrix_hash));
+    if (qnti_scales_hash(plan))
+        QNT_TRY(put_hash(plan, keys, "scales", qnti_scales_hash(plan)));
     if (given && given->file)
         return put(plan, keys, "calibration", "statistics %016llx", (unsigned long long)given->file_hash);
     if (!w->count)

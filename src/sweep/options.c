@@ -48,7 +48,7 @@ qnt_status qnti_plan_keep_options(struct qnt_plan *plan, const qnt_quantize_opti
 {
     qnt_quantize_options *o = &plan->options;
     const char **texts[] = {&o->method, &o->format, &o->output, &o->calibration, &o->importance,
-                            &o->output_type, &o->embedding_type, &o->kv, &o->work};
+                            &o->output_type, &o->embedding_type, &o->kv, &o->scales, &o->work};
     struct {
         const char *const **list;
         size_t *count;

@@ -293,6 +293,7 @@ qnt_status qnt_plan_create(qnt_model *model, const qnt_quantize_options *options
     QNT_CHECK(fill_job(plan));
     QNT_CHECK(describe_stages(plan));
     QNT_CHECK(qnti_given_open(plan));
+    QNT_CHECK(qnti_scales_open(plan));
     if (plan->options.calibration && plan->recipe && !qnti_is_statistics(plan->options.calibration))
         QNT_CHECK(qnti_windows_create(model, &plan->options, &plan->windows));
     QNT_CHECK(name_work_folder(plan));
@@ -313,6 +314,7 @@ void qnt_plan_destroy(qnt_plan *plan)
     ctx = plan->ctx;
     qnti_store_close(plan);
     qnti_given_close(plan);
+    qnti_scales_close(plan);
     for (size_t t = 0; t < plan->job.count; t++) {
         if (plan->recipes)
             qnt_recipe_destroy(plan->recipes[t]);

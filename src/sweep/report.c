@@ -27,6 +27,10 @@ static json_t *tensor_object(const struct qnt_plan *plan, size_t index)
         json_object_set_new(object, "recipe", json_string(line.recipe));
     if (line.note[0])
         json_object_set_new(object, "note", json_string(line.note));
+    if (plan->scales && plan->scales[index].input != 0)
+        json_object_set_new(object, "input_scale", json_string("given"));
+    if (plan->scales && plan->scales[index].count)
+        json_object_set_new(object, "weight_scale", json_string("given"));
     if (!plan->outcomes[index].done)
         return object;
     outcome = qnti_outcome_json(&plan->outcomes[index]);
@@ -65,19 +69,49 @@ static json_t *list(const char *const *strings, size_t n)
     return array;
 }
 
+struct member {
+    const char *key;
+    json_t *value;
+};
+
+static json_t *object_of(const struct member *members, size_t n)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < n; i++)
+        json_object_set_new(object, members[i].key, members[i].value);
+    return object;
+}
+
 /* As they were given. */
 static json_t *options_object(const qnt_quantize_options *o)
 {
-    return json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:b, s:o, s:o, s:o}",
-        "method", text(o->method), "settings", list(o->settings, o->setting_count), "format", text(o->format),
-        "calibration", text(o->calibration), "samples", o->all_samples ? json_string("all") : count(o->samples),
-        "seqlen", count(o->seqlen), "seed", o->random_windows ? count(o->seed) : json_null(), "output_type",
-        text(o->output_type), "embedding_type", text(o->embedding_type), "include", list(o->include, o->include_count),
-        "exclude", list(o->exclude, o->exclude_count), "layers", list(o->layers, o->layer_count), "kv", text(o->kv),
-        "work", text(o->work), "strict", (int)o->strict, "requantize", (int)o->requantize, "force", (int)o->force,
-        "no_verify", (int)o->no_verify, "max_ram", count(o->max_ram), "shard_bytes", count(o->shard_bytes), "kernels",
-        text(getenv("QUANT_KERNELS")));
+    const struct member members[] = {
+        {"method", text(o->method)},
+        {"settings", list(o->settings, o->setting_count)},
+        {"format", text(o->format)},
+        {"calibration", text(o->calibration)},
+        {"importance", text(o->importance)},
+        {"scales", text(o->scales)},
+        {"recalibrate", json_boolean(o->recalibrate)},
+        {"samples", o->all_samples ? json_string("all") : count(o->samples)},
+        {"seqlen", count(o->seqlen)},
+        {"seed", o->random_windows ? count(o->seed) : json_null()},
+        {"output_type", text(o->output_type)},
+        {"embedding_type", text(o->embedding_type)},
+        {"include", list(o->include, o->include_count)},
+        {"exclude", list(o->exclude, o->exclude_count)},
+        {"layers", list(o->layers, o->layer_count)},
+        {"kv", text(o->kv)},
+        {"work", text(o->work)},
+        {"strict", json_boolean(o->strict)},
+        {"requantize", json_boolean(o->requantize)},
+        {"force", json_boolean(o->force)},
+        {"no_verify", json_boolean(o->no_verify)},
+        {"max_ram", count(o->max_ram)},
+        {"shard_bytes", count(o->shard_bytes)},
+        {"kernels", text(getenv("QUANT_KERNELS"))},
+    };
+    return object_of(members, sizeof members / sizeof *members);
 }
 
 /* OpenBLAS is asked by name, so that any other CBLAS does as well. */
@@ -96,13 +130,10 @@ static json_t *versions_object(const struct qnt_plan *plan)
                      text(blas_version()), "threads", qnt_context_threads(plan->ctx));
 }
 
-static void add_totals(const struct qnt_plan *plan, json_t *root)
+static json_t *totals_object(const struct qnt_plan *plan)
 {
     const qnt_plan_totals *t = &plan->totals;
-    const struct {
-        const char *key;
-        json_t *value;
-    } members[] = {
+    const struct member members[] = {
         {"version", json_string(qnt_version())},
         {"kernels", json_string(qnt_context_kernels(plan->ctx))},
         {"versions", versions_object(plan)},
@@ -124,8 +155,7 @@ static void add_totals(const struct qnt_plan *plan, json_t *root)
         {"planned_flops", number(t->flops)},
         {"passes", count((uint64_t)t->passes)},
     };
-    for (size_t i = 0; i < sizeof members / sizeof *members; i++)
-        json_object_set_new(root, members[i].key, members[i].value);
+    return object_of(members, sizeof members / sizeof *members);
 }
 
 static json_t *verification(const qnt_eval_result *v)
@@ -166,10 +196,9 @@ static void add_run(const struct qnt_plan *plan, json_t *root)
 
 qnt_status qnt_plan_report(qnt_plan *plan, const char **json)
 {
-    json_t *root = json_object(), *tensors = json_array();
+    json_t *root = totals_object(plan), *tensors = json_array();
     char *printed;
     qnt_status status = QNT_OK;
-    add_totals(plan, root);
     add_run(plan, root);
     add_warnings(plan, root);
     for (size_t t = 0; t < plan->job.count; t++)

@@ -219,6 +219,13 @@ static qnt_status quantize_run(struct sweep *s, enum qnti_site site, qnt_calib *
         layers[i].calib = calib;
         layers[i].fisher = qnti_fisher_of(s->fisher, t->source);
         layers[i].format = t->layout;
+        if (plan->scales) {
+            const struct qnti_scales *given = &plan->scales[targets[i]];
+            layers[i].input_scale = given->input;
+            layers[i].input_zero = given->zero;
+            layers[i].weight_scale = given->weight;
+            layers[i].weight_scale_count = given->count;
+        }
         layers[i].attention_score = t->role == QNTI_Q || t->role == QNTI_K;
     }
     qnti_plan_progress(plan, names[0], ((double)s->index + 0.5) / (double)s->config->blocks);

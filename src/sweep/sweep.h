@@ -66,6 +66,7 @@ struct qnt_plan {
     qnt_recipe **recipes;               /* [job.count], adapted to layout and overrides; NULL: only converted */
     struct qnti_windows windows;
     struct qnti_given *given;           /* statistics from files; NULL: none */
+    struct qnti_scales *scales;         /* [job.count], or NULL: none are given */
     qnt_plan_totals totals;
     struct qnti_work work;
     char *stages;
@@ -103,6 +104,19 @@ qnt_status qnti_given_calib(const struct qnt_plan *plan, size_t block, enum qnti
 /* [in] of the target's linear, or NULL; puts it into its site's calibration. */
 const float *qnti_given_importance(const struct qnt_plan *plan, size_t target);
 qnt_status qnti_given_apply(const struct qnt_plan *plan, size_t target, qnt_calib *calib);
+
+/* --- scales.c --- */
+/* Scales of a target's linear that were learned elsewhere (qnt_layer). */
+struct qnti_scales {
+    float input, zero;
+    float *weight;               /* [count] */
+    size_t count;
+};
+/* Of the file that the options name and of the source. QNT_BAD_DATA, QNT_UNSUPPORTED: what cannot be used, by name. */
+qnt_status qnti_scales_open(struct qnt_plan *plan);
+void qnti_scales_close(struct qnt_plan *plan);
+/* Of all of them; 0: there are none. */
+uint64_t qnti_scales_hash(const struct qnt_plan *plan);
 
 /* --- pattern.c --- */
 /* Globs over the whole name ('*', '?', '[...]'), or "re:" and a PCRE2 expression that must match somewhere. */
