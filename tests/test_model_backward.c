@@ -123,7 +123,7 @@ static void run(const struct qnti_checkpoint *m, const int32_t *ids, size_t toke
     assert_int_equal(qnti_workspace_create(m, tokens, &w), QNT_OK);
     assert_int_equal(qnti_backward_create(m, tokens, &b), QNT_OK);
     assert_int_equal(qnti_loss_create(m, &l), QNT_OK);
-    assert_int_equal(qnti_embed(m, ids, tokens, input[0]), QNT_OK);
+    assert_int_equal(qnti_embed(m, ids, tokens, 0, input[0]), QNT_OK);
     for (size_t i = 0; i < 2; i++) {
         memcpy(input[i + 1], input[i], n * sizeof(float));
         assert_int_equal(qnti_block_load(m, i, &block), QNT_OK);

@@ -84,7 +84,7 @@ static void window_backward(struct sums *s, const int32_t *ids)
     assert_int_equal(qnti_loss_create(s->model, &l), QNT_OK);
     for (size_t i = 0; i <= BLOCKS; i++)
         x[i] = calloc(n, sizeof **x);
-    assert_int_equal(qnti_embed(s->model, ids, WINDOW, x[0]), QNT_OK);
+    assert_int_equal(qnti_embed(s->model, ids, WINDOW, 0, x[0]), QNT_OK);
     for (size_t i = 0; i < BLOCKS; i++) {
         memcpy(x[i + 1], x[i], n * sizeof **x);
         assert_int_equal(qnti_block_load(s->model, i, &block), QNT_OK);
