@@ -55,6 +55,17 @@ static const struct shape {
      false},
     {{.hidden = 32, .ffn = 48, .heads = 4, .kv_heads = 2, .head_dim = 16, .sliding_window = 131, .qkv_bias = true,
       .o_bias = true, .mlp_bias = true}, 150, true},
+    {{.hidden = 33, .ffn = 61, .heads = 6, .kv_heads = 2, .head_dim = 10, .norm_base = 1, .qk_norm = true,
+      .post_norms = true, .activation = QNTI_GELU_TANH, .sliding_window = 30, .local_rope.theta = 500,
+      .attention_cap = 2, .score_scale = 0.4f}, 70, false},
+    {{.hidden = 28, .ffn = 30, .heads = 4, .kv_heads = 4, .head_dim = 7, .norm = QNTI_NORM_LAYER, .ungated = true,
+      .learned_positions = true, .context = 80, .activation = QNTI_RELU, .qkv_bias = true, .o_bias = true,
+      .mlp_bias = true}, 70, false},
+    {{.hidden = 30, .ffn = 18, .heads = 2, .kv_heads = 1, .head_dim = 20, .fused_qkv = true, .fused_gate_up = true,
+      .activation = QNTI_GELU_QUICK, .rope.rotated = 14, .rope.attention_factor = 1.2f}, 66, false},
+    {{.hidden = 28, .ffn = 30, .heads = 4, .kv_heads = 2, .head_dim = 8, .activation = QNTI_MISH, .ungated = true},
+     20, false},
+    {{.hidden = 28, .ffn = 30, .heads = 4, .kv_heads = 2, .head_dim = 8, .activation = QNTI_GELU}, 20, false},
 };
 
 static struct qnti_config complete(const struct shape *shape)
