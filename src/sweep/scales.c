@@ -136,10 +136,11 @@ static qnt_status read_place(struct place *p)
 /* One scale for the linears of a site: the largest, with its zero. Linears without one get it too. */
 static void unite_site(struct qnt_plan *plan, size_t block, enum qnti_site site)
 {
+    const enum qnti_role *roles = qnti_site_roles(&plan->job.source->config, site);
     const struct qnti_scales *most = NULL;
     float least = INFINITY;
-    for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++) {
-        size_t t = qnti_target_of(plan, block, qnti_site_roles[site][i]);
+    for (size_t i = 0; roles[i] != QNTI_ROLES; i++) {
+        size_t t = qnti_target_of(plan, block, roles[i]);
         if (t == SIZE_MAX || plan->scales[t].input == 0)
             continue;
         least = fminf(least, plan->scales[t].input);
@@ -151,8 +152,8 @@ static void unite_site(struct qnt_plan *plan, size_t block, enum qnti_site site)
         qnti_log(plan->ctx, QNT_LOG_WARNING,
                  "block %zu: given scales of one input differ, %g to %g; the largest counts", block, (double)least,
                  (double)most->input);
-    for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++) {
-        size_t t = qnti_target_of(plan, block, qnti_site_roles[site][i]);
+    for (size_t i = 0; roles[i] != QNTI_ROLES; i++) {
+        size_t t = qnti_target_of(plan, block, roles[i]);
         if (t == SIZE_MAX || !plan->job.targets[t].quantized)
             continue;
         plan->scales[t].zero = most->zero;
