@@ -45,6 +45,49 @@ typedef struct qnt_model_tensor {
 } qnt_model_tensor;
 QNT_API bool qnt_model_get_tensor(const qnt_model *model, size_t index, qnt_model_tensor *tensor);
 
+/* --- memory --- */
+
+typedef struct qnt_memory_options {
+    size_t size;                         /* sizeof(qnt_memory_options) or 0 */
+    size_t context, batch;               /* tokens of a sequence (0: as the model has it), sequences (0: 1) */
+    size_t tokens;                       /* that pass through the model at once; 0: context times batch */
+    const char *method;                  /* the blocks' linears as this recipe leaves them in a native folder, all else
+                                            in 16 bits; NULL: as they are stored, in f16 where there are no files */
+    const char *kv;                      /* keys and values, "SCHEME:key=value,..."; NULL: as the model says, or f16 */
+    size_t activation_bytes;             /* of an activation; 0: 4, as this library computes */
+    uint64_t device_bytes;               /* 0: not asked */
+    size_t lora_rank;                    /* of factors trained beside frozen linears; 0: none */
+} qnt_memory_options;
+
+/* Exact but for what is called an estimate. */
+typedef struct qnt_memory {
+    uint64_t parameters, linear_parameters, embedding_parameters, norm_parameters;   /* with their biases */
+    uint64_t linear_bytes, embedding_bytes, norm_bytes, weight_bytes;   /* embedding: the output matrix, positions too */
+    size_t context;
+    double kv_bytes_per_token;           /* the mean over the context, of one sequence */
+    uint64_t kv_bytes;
+    uint64_t activation_bytes;           /* an estimate: of one block, no scores of attention stored */
+    uint64_t logit_bytes, inference_bytes;
+    uint64_t evaluation_bytes;           /* an estimate: qnt_evaluate on `batch` windows of `context`, beyond file pages */
+    size_t longest_context;              /* of a sequence that device_bytes have room for; 0: none, or not asked */
+    uint64_t stored_bytes, checkpoint_bytes;   /* estimates: activations for the way back, all, or inputs of blocks */
+    uint64_t loss_bytes;                 /* logits of all tokens and their gradient */
+    uint64_t lora_parameters;
+} qnt_memory;
+
+/* QNT_INVALID, QNT_NOT_FOUND: of method and kv, as for recipes. */
+QNT_API qnt_status qnt_memory_of_model(const qnt_model *model, const qnt_memory_options *options, qnt_memory *memory);
+/* The same of a config.json without weights. QNT_BAD_DATA, QNT_UNSUPPORTED as for qnt_model_open. */
+QNT_API qnt_status qnt_memory_of_config(qnt_context *context, const char *path, const qnt_memory_options *options,
+                                        qnt_memory *memory);
+
+/* What optimizers keep of each parameter, in bytes; false beyond the last. Strings are static. */
+typedef struct qnt_training_scheme {
+    const char *name;
+    double weight, gradient, master, moments;
+} qnt_training_scheme;
+QNT_API bool qnt_training_scheme_get(size_t index, qnt_training_scheme *scheme);
+
 /* The first number that is not finite: QNT_NON_FINITE with tensor, row, column and count. Reads everything. */
 QNT_API qnt_status qnt_model_check(const qnt_model *model);
 
@@ -123,6 +166,8 @@ typedef struct qnt_plan_totals {
     uint64_t least_memory_bytes;         /* the same with activations in files of the work folder: the least max_ram */
     uint64_t spill_bytes;                /* disk for these */
     uint64_t disk_bytes;                 /* output and work folder at their largest */
+    uint64_t kv_bytes, activation_bytes; /* beside the output, to run it on one sequence of `context` tokens */
+    size_t context;                      /* (qnt_memory) */
     double flops;                        /* of the calibration passes and the solvers */
     int passes;                          /* of the calibration text through the model */
 } qnt_plan_totals;

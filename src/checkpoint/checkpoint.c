@@ -50,6 +50,15 @@ static void close_source(qnt_context *ctx, struct qnti_source *source)
     qnti_free(ctx, source);
 }
 
+void qnti_config_free(qnt_context *ctx, struct qnti_config *k)
+{
+    qnti_free(ctx, k->global);
+    qnti_free(ctx, k->rope.divisors);
+    qnti_free(ctx, k->rope.long_divisors);
+    qnti_free(ctx, k->local_rope.divisors);
+    qnti_free(ctx, k->local_rope.long_divisors);
+}
+
 void qnti_checkpoint_close(struct qnti_checkpoint *c)
 {
     if (!c)
@@ -61,11 +70,7 @@ void qnti_checkpoint_close(struct qnti_checkpoint *c)
     qnti_free(c->ctx, c->weights);
     qnti_free(c->ctx, c->kv);
     qnti_free(c->ctx, c->kv_text);
-    qnti_free(c->ctx, c->config.global);
-    qnti_free(c->ctx, c->config.rope.divisors);
-    qnti_free(c->ctx, c->config.rope.long_divisors);
-    qnti_free(c->ctx, c->config.local_rope.divisors);
-    qnti_free(c->ctx, c->config.local_rope.long_divisors);
+    qnti_config_free(c->ctx, &c->config);
     close_source(c->ctx, c->source);
     qnti_free(c->ctx, c->path);
     qnti_free(c->ctx, c);

@@ -70,7 +70,8 @@ qnt_status qnti_family_find_gguf(qnt_context *ctx, const char *where, const char
 void qnti_config_windows(qnt_context *ctx, struct qnti_config *config);
 
 /* --- config.c --- */
-/* Family and configuration of a config.json. */
+void qnti_config_free(qnt_context *ctx, struct qnti_config *config);
+/* Family and configuration of a config.json; to be freed, also after a failure. */
 qnt_status qnti_config_read(qnt_context *ctx, const char *where, const struct json_t *json,
                             const struct qnti_family **family, struct qnti_config *config);
 /* Sizes that follow from others; checks them all. */

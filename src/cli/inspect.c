@@ -5,18 +5,25 @@
 #include <string.h>
 #include <quant/model.h>
 #include "cli/cli.h"
+#include "cli/memory.h"
 #include "cli/table.h"
 
 struct inspect_values {
     struct cli_common common;
     bool verbose;
+    struct cli_memory memory;
 };
 
 static const struct cli_option rows[] = {
     CLI_ROW(struct inspect_values, verbose, FLAG, "verbose", NULL, "a line for each tensor"),
 };
 
-static const struct cli_group groups[] = {CLI_GROUP("listing", rows, 0), CLI_WORK, {0}};
+static const struct cli_group groups[] = {
+    CLI_GROUP("listing", rows, 0),
+    {"memory", cli_memory_rows, CLI_MEMORY_ROWS, offsetof(struct inspect_values, memory)},
+    CLI_WORK,
+    {0},
+};
 
 /* Tensors of one type. */
 struct kind {
@@ -171,6 +178,8 @@ static int run_inspect(struct cli *cli, void *values)
     qnt_model_info info;
     qnt_model *model;
     int code = CLI_OK;
+    if (v->memory.wanted)
+        return cli_memory_show(cli, &v->memory, cli->arguments.items[0]);
     CLI_TRY(cli_try(cli, qnt_model_open(cli->ctx, cli->arguments.items[0], &model)));
     qnt_model_get_info(model, &info);
     kinds = gather(model);

@@ -151,6 +151,15 @@ static void print_memory(const qnt_plan_totals *t)
                cli_size_text(t->least_memory_bytes, least), cli_size_text(t->spill_bytes, disk));
 }
 
+/* Of the output, later; quant inspect --memory says more. */
+static void print_run_time(const qnt_plan_totals *t)
+{
+    char all[32], kv[32];
+    printf("%-16s %s with %s of keys and values at %zu tokens\n", "to run it",
+           cli_size_text(t->output_bytes + t->kv_bytes + t->activation_bytes, all), cli_size_text(t->kv_bytes, kv),
+           t->context);
+}
+
 void cli_plan_print(const qnt_plan *plan, bool verbose)
 {
     qnt_plan_totals t;
@@ -170,6 +179,7 @@ void cli_plan_print(const qnt_plan *plan, bool verbose)
     print_size("output", t.output_bytes);
     print_memory(&t);
     print_size("disk", t.disk_bytes);
+    print_run_time(&t);
     printf("%-16s %.3g Gflop\n", "work", t.flops * 1e-9);
 }
 

@@ -133,5 +133,7 @@ qnt_status qnti_cache_apply(qnt_context *ctx, const struct qnti_cache *cache, co
 double qnti_cache_bits(const struct qnti_cache *cache)
 {
     size_t run = cache->grid.map.cols ? cache->grid.map.cols : cache->head_dim;
-    return qnti_grid_bits(&cache->grid, 1, run) / (double)run;
+    struct qnti_grid grid = cache->grid;
+    grid.scale_type = QNT_F16;
+    return qnti_grid_bits(&grid, 1, run) / (double)run;
 }

@@ -37,7 +37,7 @@ void qnti_cache_stored(const struct qnti_cache *cache, size_t tokens, size_t *fi
 /* A sequence as a query behind it sees it: y = x, or what the cache gives; both [tokens][width]. */
 qnt_status qnti_cache_apply(qnt_context *ctx, const struct qnti_cache *cache, const float *x, size_t tokens,
                             size_t width, float *y);
-/* Bits of an element that is stored. */
+/* Bits of an element that is stored, scales and minima in f16. */
 double qnti_cache_bits(const struct qnti_cache *cache);
 
 #endif

@@ -228,9 +228,21 @@ static qnt_status target_bytes(const struct qnt_plan *plan, struct qnti_target *
     return QNT_OK;
 }
 
+/* To run the output. */
+static qnt_status estimate_run_time(struct qnt_plan *plan)
+{
+    qnt_memory memory;
+    QNT_TRY(qnt_memory_of_model(plan->model, &(qnt_memory_options){.kv = plan->options.kv}, &memory));
+    plan->totals.context = memory.context;
+    plan->totals.kv_bytes = memory.kv_bytes;
+    plan->totals.activation_bytes = memory.activation_bytes;
+    return QNT_OK;
+}
+
 qnt_status qnti_plan_estimate(struct qnt_plan *plan)
 {
     double quantized_bits = 0, quantized = 0;
+    QNT_TRY(estimate_run_time(plan));
     plan->totals.tokens = plan->windows.count * plan->windows.tokens;
     for (size_t t = 0; t < plan->job.count; t++) {
         struct qnti_target *target = &plan->job.targets[t];

@@ -152,6 +152,8 @@ static json_t *totals_object(const struct qnt_plan *plan)
         {"planned_memory_bytes", count(t->memory_bytes)},
         {"least_memory_bytes", count(t->least_memory_bytes)},
         {"planned_disk_bytes", count(t->disk_bytes)},
+        {"context", count(t->context)},
+        {"kv_bytes", count(t->kv_bytes)},
         {"planned_flops", number(t->flops)},
         {"passes", count((uint64_t)t->passes)},
     };
