@@ -66,7 +66,7 @@ static void test_recipes(void **state)
 static void test_caches(void **state)
 {
     qnt_memory plain = memory_of(llama2_70b, &(qnt_memory_options){.batch = 3}),
-               few = memory_of(llama2_70b, &(qnt_memory_options){.kv = "kivi:bits=2,group_size=32,residual_length=128"}),
+               few = memory_of(llama2_70b, &(qnt_memory_options){.kv = "kivi:bits=2"}),
                fits = memory_of(llama_7b, &(qnt_memory_options){.tokens = 1, .device_bytes = UINT64_C(15) << 30});
     (void)state;
     assert_int_equal(plain.kv_bytes, UINT64_C(327680) * 4096 * 3);

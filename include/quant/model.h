@@ -62,13 +62,13 @@ typedef struct qnt_memory_options {
 /* Exact but for what is called an estimate. */
 typedef struct qnt_memory {
     uint64_t parameters, linear_parameters, embedding_parameters, norm_parameters;   /* with their biases */
-    uint64_t linear_bytes, embedding_bytes, norm_bytes, weight_bytes;   /* embedding: the output matrix, positions too */
+    uint64_t linear_bytes, embedding_bytes, norm_bytes, weight_bytes;   /* embedding: output matrix, positions too */
     size_t context;
     double kv_bytes_per_token;           /* the mean over the context, of one sequence */
     uint64_t kv_bytes;
     uint64_t activation_bytes;           /* an estimate: of one block, no scores of attention stored */
     uint64_t logit_bytes, inference_bytes;
-    uint64_t evaluation_bytes;           /* an estimate: qnt_evaluate on `batch` windows of `context`, beyond file pages */
+    uint64_t evaluation_bytes;           /* an estimate: qnt_evaluate on `batch` windows of `context` */
     size_t longest_context;              /* of a sequence that device_bytes have room for; 0: none, or not asked */
     uint64_t stored_bytes, checkpoint_bytes;   /* estimates: activations for the way back, all, or inputs of blocks */
     uint64_t loss_bytes;                 /* logits of all tokens and their gradient */
