@@ -3,18 +3,34 @@
  */
 #include "method/method.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 #include "base/kernels.h"
+#include "base/number.h"
 #include "method/recipe.h"
 #include "solve/solve.h"
 #include "transform/fold.h"
 
+/*
+ * Scales that are FP8 codes with one divisor: the largest magnitude of all gets the largest code (nvfp4: compressed-
+ * tensors). `second` holds the grid of the scales.
+ */
+static void set_global(const struct qnti_kernels *kernels, float most, struct qnti_grid *second, struct qnti_grid *grid)
+{
+    float divisor = qnti_e4m3.most * grid->book->number->most / fmaxf(most, FLT_MIN);
+    *second = qnti_divided_grid(kernels, &qnti_fp8_e4m3, isfinite(divisor) ? fmaxf(divisor, FLT_MIN) : 1);
+    grid->scale_grid = second;
+}
+
 qnt_status qnti_job_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid)
 {
     const struct qnti_affine_params *p = params;
-    if (qnti_layout_grid(job->layout, job->kernels, grid))
+    if (qnti_layout_grid(job->layout, job->kernels, grid)) {
+        if (job->layout->global_scale)
+            set_global(job->kernels, job->most_weight, &job->second[0], grid);
         return QNT_OK;
+    }
     if (p->sym && p->sym_grid == 1 && p->bits == 1)
         return qnti_fail(job->ctx, QNT_INVALID, "sym_grid=absmax has no level above 0 with bits=1; it needs 2 or more");
     *grid = qnti_affine_grid(job->kernels, (unsigned)p->bits, p->per_tensor ? 0 : (size_t)p->group_size,
@@ -220,9 +236,12 @@ static float largest_input(const struct qnti_job *job)
     return most;
 }
 
+/* A static scale is stored in the format's type. */
 static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti_input_rule *rule)
 {
-    struct qnti_grid grid = qnti_affine_grid(job->kernels, rule->bits, rule->group, QNT_F32);
+    bool stored = rule->fixed && job->layout && job->layout->holds_inputs;
+    struct qnti_grid grid = qnti_affine_grid(job->kernels, rule->bits, rule->group,
+                                             stored ? job->layout->scale_type : QNT_F32);
     grid.map.rows = rule->per_token;
     if (rule->asymmetric) {
         grid.include_zero = rule->group == 0;
@@ -234,23 +253,50 @@ static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti
     return grid;
 }
 
+/* The largest magnitude of the layer's inputs; `what` is what it is wanted for. */
+static qnt_status find_largest_input(const struct qnti_job *job, const qnt_qlinear *q, const char *what, float *most)
+{
+    if (!job->calib || !job->calib->tokens)
+        return qnti_fail(job->ctx, QNT_INVALID, "layer %s: %s of the activations needs calibration", q->name, what);
+    if (job->transform && job->transform->rotation.block)
+        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "layer %s: the range of rotated inputs is not known", q->name);
+    *most = largest_input(job);
+    return QNT_OK;
+}
+
+static qnt_status quantize_inputs(struct qnti_job *job, const struct qnti_grid *grid, bool fixed, qnt_qlinear *q)
+{
+    float most;
+    QNT_TRY(qnti_actquant_create(job->ctx, grid, q->in, fixed, &q->act));
+    if (!fixed)
+        return QNT_OK;
+    QNT_TRY(find_largest_input(job, q, "a fixed scale", &most));
+    grid->kind->fit(&q->act->grid, &(struct qnti_band){.x = &most, .rows = 1, .cols = 1, .stride = 1}, q->act->fixed, 0,
+                    0, NULL, 0);
+    return QNT_OK;
+}
+
 qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q)
 {
     struct qnti_grid grid = input_grid(job, rule);
-    float most;
-    QNT_TRY(qnti_actquant_create(job->ctx, &grid, q->in, rule->fixed, &q->act));
+    QNT_TRY(quantize_inputs(job, &grid, rule->fixed, q));
     q->act->clip = rule->clip;
-    if (!rule->fixed)
-        return QNT_OK;
-    if (!job->calib || !job->calib->tokens)
-        return qnti_fail(job->ctx, QNT_INVALID, "layer %s: a fixed scale of the activations needs calibration",
-                         q->name);
-    if (job->transform && job->transform->rotation.block)
-        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "layer %s: the range of rotated inputs is not known", q->name);
-    most = largest_input(job);
-    grid.kind->fit(&q->act->grid, &(struct qnti_band){.x = &most, .rows = 1, .cols = 1, .stride = 1}, q->act->fixed, 0,
-                   0, NULL, 0);
     return QNT_OK;
+}
+
+qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q)
+{
+    const struct qnti_layout *layout = job->layout;
+    struct qnti_grid grid, scales;
+    float most;
+    if (!layout || !layout->inputs)
+        return QNT_OK;
+    layout->inputs(job->kernels, &grid);
+    if (layout->global_inputs) {
+        QNT_TRY(find_largest_input(job, q, "a global scale", &most));
+        set_global(job->kernels, most, &scales, &grid);
+    }
+    return quantize_inputs(job, &grid, layout->fixed_inputs, q);
 }
 
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer)

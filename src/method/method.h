@@ -131,6 +131,7 @@ struct qnti_job {
     const struct qnti_transform *transform; /* of the site, once it is chosen; NULL: none */
     float *weight;                       /* (rows, in) f32 of the layer in hand, in the quantized coordinates */
     size_t rows, layer;                  /* of the weight; which of the site's layers it is */
+    float most_weight;                   /* largest |W| of the site's layers, where a format has one divisor for all */
     float **aimed;                       /* [layers] the weight that makes up for earlier losses, once there is one */
     float *importance;                   /* [in] mean of x^2, or NULL */
     float *row_power;                    /* [out] mean square of each weight row; NULL where no grid asks for it */
@@ -214,6 +215,8 @@ struct qnti_input_rule {
     float clip;                  /* the range is multiplied by it; 0: 1 */
 };
 qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q);
+/* As the format has it where the recipe does not quantize them; not at all where it does not say. */
+qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q);
 
 /* --- magnitudes.c: how large channels are --- */
 

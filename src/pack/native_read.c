@@ -52,7 +52,7 @@ static qnt_status read_words(const struct reader *r, const char *suffix, size_t 
     return read_elements(r, suffix, "I32", n, 4, words);
 }
 
-/* The tensor must be F32, F16 or BF16 of n elements. */
+/* The tensor must be of this type of floats and of n elements. */
 static qnt_status read_floats(const struct reader *r, const char *suffix, qnt_dtype type, size_t n, float *x)
 {
     const struct qnti_tensor *t = find(r, suffix);
@@ -70,7 +70,7 @@ static bool in_range(int32_t value, int32_t least, int32_t most)
 
 static bool float_type(int32_t type)
 {
-    return in_range(type, QNT_F32, QNT_BF16);
+    return in_range(type, QNT_F32, QNT_BF16) || in_range(type, QNT_F8_E4M3, QNT_F8_E8M0);
 }
 
 static qnt_status check_grid(const struct reader *r, const int32_t *w)
@@ -155,6 +155,25 @@ static qnt_status read_table(const struct reader *r, size_t levels, float **tabl
         return bad(r, "table", "is missing");
     QNT_TRY(QNTI_NEW_RAW(r->ctx, levels, table));
     return read_floats(r, "table", QNT_F32, levels, *table);
+}
+
+/* What the codes of a codebook that its kind fixes stand for; *table is to be freed. */
+static qnt_status read_levels(const struct reader *r, struct qnti_grid *grid, float **table)
+{
+    if (grid->form != QNTI_FORM_CODEBOOK || grid->codebook_size)
+        return QNT_OK;
+    QNT_TRY(read_table(r, grid->levels, table));
+    grid->table = *table;
+    if (grid->levels == 1u << grid->bits)
+        grid->book = qnti_small_float_book(grid->bits, *table);
+    if (grid->book)
+        grid->kind = &qnti_small_float_kind;
+    if (!find(r, "divisor"))
+        return QNT_OK;
+    QNT_TRY(read_floats(r, "divisor", QNT_F32, 1, &grid->divisor));
+    if (grid->map.kind == QNTI_MAP_NONE && grid->divisor > 0)
+        return QNT_OK;
+    return bad(r, "divisor", "is not above 0, or stands beside scales");
 }
 
 /* Codes at their width; each must be a level. */
@@ -266,9 +285,7 @@ static qnt_status read_numbers(const struct reader *r, const char *suffix, struc
     if (grid.map.kind == QNTI_MAP_INDEX && grid.form != QNTI_FORM_FLOAT)
         QNT_CHECK(read_index(&inner, cols, grid.map.index_groups, &index));
     grid.map.index = index;
-    if (grid.form == QNTI_FORM_CODEBOOK && !grid.codebook_size)
-        QNT_CHECK(read_table(&inner, grid.levels, &table));
-    grid.table = table;
+    QNT_CHECK(read_levels(&inner, &grid, &table));
     QNT_CHECK(qnti_numbers_create(r->ctx, &grid, rows, cols, &q));
     QNT_CHECK(read_parts(&inner, q));
     *numbers = q;
@@ -293,11 +310,46 @@ static qnt_status read_optional(const struct reader *r, const char *suffix, size
     return QNT_OK;
 }
 
+/* Activations have no codebooks but those of small floats, whose levels the library knows. */
+static qnt_status read_small_float(const struct reader *r, struct qnti_grid *grid)
+{
+    float *table = NULL;
+    qnt_status status;
+    if (grid->form != QNTI_FORM_CODEBOOK)
+        return QNT_OK;
+    status = read_levels(r, grid, &table);
+    qnti_free(r->ctx, table);
+    QNT_TRY(status);
+    if (!grid->book || !grid->constant_offset || grid->offset != 0)
+        return bad(r, "grid", "has a codebook that activations cannot have");
+    grid->table = grid->book->level;
+    return QNT_OK;
+}
+
+/* The grid of scales that are codes: small floats by themselves. */
+static qnt_status read_scale_grid(const struct reader *r, struct qnti_grid *grid, struct qnti_grid *scales)
+{
+    char prefix[NAME_BYTES];
+    struct reader inner = {r->ctx, r->file, prefix, 1};
+    size_t rows, cols;
+    bool value;
+    if (!find(r, "scale.grid") || find(r, "scale.codes") || find(r, "scale.values"))
+        return QNT_OK;
+    if (snprintf(prefix, sizeof prefix, "%s.scale", r->prefix) >= (int)sizeof prefix)
+        return bad(r, "scale", "has too long a name");
+    QNT_TRY(read_grid(&inner, scales, &rows, &cols, &value));
+    QNT_TRY(read_small_float(&inner, scales));
+    if (!scales->book || scales->map.kind != QNTI_MAP_NONE || !(scales->divisor > 0) || !grid->book)
+        return bad(&inner, "grid", "is no grid of scales that activations can have");
+    grid->scale_grid = scales;
+    return QNT_OK;
+}
+
 static qnt_status read_act(const struct reader *r, const char *suffix, size_t cols, struct qnti_actquant **act)
 {
     char name[NAME_BYTES], prefix[NAME_BYTES];
     struct reader inner = {r->ctx, r->file, prefix, 1};
-    struct qnti_grid grid;
+    struct qnti_grid grid, scales;
     int32_t words[ACT_WORDS];
     uint32_t *index = NULL;
     size_t grid_rows, grid_cols;
@@ -312,8 +364,10 @@ static qnt_status read_act(const struct reader *r, const char *suffix, size_t co
     QNT_TRY(read_grid(&inner, &grid, &grid_rows, &grid_cols, &value));
     if (grid_cols != cols)
         return bad(r, name, "is not of the layer's width");
-    if (grid.form == QNTI_FORM_CODEBOOK || grid.map.kind == QNTI_MAP_STRIDED)
-        return bad(r, name, "has a codebook or strided groups, which activations cannot have");
+    QNT_TRY(read_small_float(&inner, &grid));
+    QNT_TRY(read_scale_grid(&inner, &grid, &scales));
+    if (grid.map.kind == QNTI_MAP_STRIDED || grid.map.kind == QNTI_MAP_NONE)
+        return bad(r, name, "has strided groups or none, which activations cannot have");
     if (grid.map.kind == QNTI_MAP_INDEX)
         QNT_CHECK(read_index(&inner, cols, grid.map.index_groups, &index));
     grid.map.index = index;
@@ -417,7 +471,7 @@ static qnt_status read_sparse(const struct reader *r, qnt_qlinear *q)
     struct qnti_sparse *s = &q->sparse;
     if (!values)
         return QNT_OK;
-    if (!qnti_tensor_dtype(values, &s->type) || values->elements > q->out * q->in)
+    if (!qnti_tensor_dtype(values, &s->type) || !float_type((int32_t)s->type) || values->elements > q->out * q->in)
         return bad(r, "sparse_values", "is of an unknown type or too large");
     s->count = values->elements;
     QNT_TRY(QNTI_NEW_RAW(r->ctx, q->out + 1, &s->row_start));

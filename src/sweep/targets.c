@@ -194,7 +194,8 @@ static qnt_status make_recipe(struct qnt_plan *plan, size_t index, size_t *used)
         layout = qnti_layout_find(plan->ctx, t->layout);
         status = layout ? qnti_recipe_adapt(own, layout, on_text(plan), &plan->recipes[index]) : QNT_NOT_FOUND;
         if (status == QNT_OK && quantizes_inputs(own) && !quantizes_inputs(plan->recipes[index]))
-            t->note = "its inputs are not quantized: the format holds no activations";
+            t->note = layout->inputs ? "its inputs are quantized as the format prescribes"
+                                     : "its inputs are not quantized: the format holds no activations";
         if (status == QNT_OK && plan->rotated && t->role == QNTI_DOWN && !qnti_layout_at_run_time(layout))
             t->note = "its inputs are not rotated: the format holds nothing to do at run time";
         if (status == QNT_OK)
