@@ -68,6 +68,8 @@ float qnti_small_value(const struct qnti_small_float *f, unsigned code)
 unsigned qnti_f32_to_e8m0(float x)
 {
     uint32_t code = (qnti_bits(x) + (1u << 22)) >> 23;
+    if (x < 0x1.8p-127f)
+        return 0;
     return code < 254 ? code : 254;
 }
 

@@ -120,8 +120,9 @@ static qnt_status read_blocks(const struct place *p, const json_t *object, struc
 /* Without a strategy the group size says it. */
 static qnt_status read_strategy(const struct place *p, const json_t *object, struct qnti_ct_args *a)
 {
-    static const char *const words[] = {"", "tensor", "channel", "group", "block", "token", "tensor_group"};
+    const char *words[QNTI_CT_STRATEGIES + 1] = {""};
     size_t word;
+    memcpy(words + 1, qnti_ct_strategies, sizeof qnti_ct_strategies);
     QNT_TRY(read_word(p, object, "strategy", words, sizeof words / sizeof *words, &word));
     QNT_TRY(read_group(p, object, &a->group));
     if (word)
@@ -260,6 +261,9 @@ static qnt_status read_one(qnt_context *ctx, const char *where, const char *key,
         return unsupported(&p, "output_activations", "are not supported");
     QNT_TRY(read_args(&weights, json_object_get(object, "weights"), &group->scheme.weights));
     QNT_TRY(check_weights(&weights, &group->scheme.weights));
+    if (!qnti_ct_fits(group->scheme.format, &group->scheme.weights))
+        return qnti_fail(ctx, QNT_BAD_DATA, "%s: its format %s does not hold such weights", p.where,
+                         group->scheme.format);
     if (given(object, "input_activations")) {
         QNT_TRY(read_args(&inputs, json_object_get(object, "input_activations"), &group->scheme.inputs));
         QNT_TRY(check_inputs(&inputs, &group->scheme.inputs));
@@ -373,6 +377,20 @@ static qnt_status find_scheme(qnt_context *ctx, const struct qnti_ct_groups *gro
                      rank == RANK_NONE ? "has no group for it" : "says to ignore it");
 }
 
+/* QNT_NOT_FOUND: a layer of floats, or none; codes without a scale are a damaged one. */
+static qnt_status check_plain(qnt_context *ctx, const struct qnti_source *source, const char *name)
+{
+    struct qnti_buffer text = {0};
+    const struct qnti_stored *weight;
+    QNT_TRY(qnti_buffer_print(ctx, &text, "%s.weight", name));
+    weight = qnti_stored_find(source, text.data);
+    qnti_buffer_free(ctx, &text);
+    if (!weight || weight->plain)
+        return QNT_NOT_FOUND;
+    return qnti_fail(ctx, QNT_BAD_DATA, "layer %s: weight is %s, and there is no tensor weight_scale", name,
+                     weight->type);
+}
+
 static qnt_status read_layer(qnt_context *ctx, const struct qnti_source *source, const char *name, qnt_qlinear **q)
 {
     qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS];
@@ -381,7 +399,7 @@ static qnt_status read_layer(qnt_context *ctx, const struct qnti_source *source,
     size_t count;
     QNT_TRY(qnti_quantized_tensors(ctx, source, name, tensors, data, &count));
     if (!count)
-        return QNT_NOT_FOUND;
+        return check_plain(ctx, source, name);
     QNT_TRY(find_scheme(ctx, source->groups, name, &scheme));
     QNT_TRY(qnti_ct_unpack(ctx, name, tensors, data, count, scheme, q));
     (*q)->report.bits_per_weight = qnti_qlinear_bits(*q);

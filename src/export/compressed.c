@@ -86,9 +86,6 @@ static qnt_status check_joined(const struct qnti_folder *f)
 
 static json_t *print_args(const struct qnti_ct_args *a)
 {
-    static const char *const strategies[] = {[QNTI_CT_TENSOR] = "tensor", [QNTI_CT_CHANNEL] = "channel",
-                                             [QNTI_CT_GROUP] = "group",   [QNTI_CT_BLOCK] = "block",
-                                             [QNTI_CT_TOKEN] = "token",   [QNTI_CT_TENSOR_GROUP] = "tensor_group"};
     json_t *group = a->group ? json_integer((json_int_t)a->group) : json_null(), *blocks = json_null();
     json_t *dynamic = a->dynamic == QNTI_CT_LOCAL ? json_string("local") : json_boolean(a->dynamic);
     bool fp4 = a->is_float && a->bits == 4, local = a->strategy == QNTI_CT_TENSOR_GROUP;
@@ -98,7 +95,7 @@ static json_t *print_args(const struct qnti_ct_args *a)
     if (a->strategy == QNTI_CT_BLOCK)
         blocks = json_pack("[I,I]", (json_int_t)a->block_rows, (json_int_t)a->block_cols);
     args = json_pack("{s:i,s:s,s:b,s:s,s:o,s:o,s:o,s:n,s:s?,s:{}}", "num_bits", (int)a->bits, "type",
-                     a->is_float ? "float" : "int", "symmetric", a->sym, "strategy", strategies[a->strategy],
+                     a->is_float ? "float" : "int", "symmetric", a->sym, "strategy", qnti_ct_strategies[a->strategy],
                      "group_size", group, "block_structure", blocks, "dynamic", dynamic, "actorder", "observer",
                      a->dynamic == QNTI_CT_DYNAMIC ? NULL : "minmax", "observer_kwargs");
     if (fp4 && args) /* readers know E8M0 and the scales of NVFP4 by these */

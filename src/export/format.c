@@ -21,7 +21,8 @@
         name, title, true, rules, name, 0, qnti_folder_assign, qnti_folder_bytes, qnti_folder_write                    \
     }
 
-#define COMPRESSED(variant, title, rules) FOLDER("compressed-tensors" variant, "compressed-tensors folder: " title, rules)
+#define COMPRESSED(variant, title, rules)                                                                              \
+    FOLDER("compressed-tensors" variant, "compressed-tensors folder: " title, rules)
 
 const struct qnti_format qnti_formats[] = {
     FOLDER("native", "folder of safetensors with every part of every layer, lossless", &qnti_native_rules),

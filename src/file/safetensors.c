@@ -183,7 +183,7 @@ const char *qnti_safetensors_metadata(const struct qnti_safetensors *file, const
 
 bool qnti_tensor_dtype(const struct qnti_tensor *tensor, qnt_dtype *dtype)
 {
-    static const qnt_dtype ours[] = {QNT_F32, QNT_F16, QNT_BF16, QNT_U8, QNT_I32, QNT_I8, QNT_I64, QNT_F8_E4M3, QNT_F8_E8M0};
+    static const qnt_dtype ours[] = {QNT_F32, QNT_F16, QNT_BF16, QNT_U8, QNT_I32};
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
         if (strcmp(tensor->dtype, qnti_dtype_name(ours[i])) != 0)
             continue;

@@ -80,7 +80,7 @@ static const char *misfit(const qnt_qlinear *q)
     const struct qnti_grid *g = &w->grid;
     if (g->form == QNTI_FORM_CODEBOOK)
         return strange_floats(g, q->in);
-    if (g->form != QNTI_FORM_ZERO || g->bits > 8)
+    if (g->form != QNTI_FORM_ZERO)
         return "a grid of this form";
     return kind_of(q) == QNTI_CT_PACKED && w->offset && g->map.rows != 1 ? "one zero for the whole tensor" : NULL;
 }
@@ -90,7 +90,7 @@ static bool integer_inputs(const struct qnti_actquant *act)
 {
     const struct qnti_grid *g = &act->grid;
     float middle = (float)(1u << (g->bits - 1)), zero;
-    if (g->bits > 8 || g->levels != 1u << g->bits || g->scale_grid || g->offset_grid || g->real_offset)
+    if (g->bits > 8 || g->levels != 1u << g->bits || g->scale_grid || g->offset_grid)
         return false;
     if (g->constant_offset)
         return g->offset == middle;
@@ -139,6 +139,19 @@ const char *qnti_ct_format(const char *name)
             return formats[i];
     return strcmp(name, naive) == 0 ? naive : NULL;
 }
+
+bool qnti_ct_fits(const char *format, const struct qnti_ct_args *weights)
+{
+    bool fp4 = weights->is_float && weights->bits == 4;
+    enum qnti_ct_kind kind = !weights->is_float ? QNTI_CT_INTEGERS
+                             : !fp4 ? QNTI_CT_FP8
+                             : weights->strategy == QNTI_CT_TENSOR_GROUP ? QNTI_CT_NVFP4 : QNTI_CT_MXFP4;
+    return qnti_ct_stores(format, kind) || (kind == QNTI_CT_INTEGERS && qnti_ct_stores(format, QNTI_CT_PACKED));
+}
+
+const char *const qnti_ct_strategies[QNTI_CT_STRATEGIES] = {
+    [QNTI_CT_TENSOR] = "tensor", [QNTI_CT_CHANNEL] = "channel", [QNTI_CT_GROUP] = "group",
+    [QNTI_CT_BLOCK] = "block",   [QNTI_CT_TOKEN] = "token",     [QNTI_CT_TENSOR_GROUP] = "tensor_group"};
 
 static bool same_args(const struct qnti_ct_args *a, const struct qnti_ct_args *b)
 {

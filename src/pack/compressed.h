@@ -16,6 +16,8 @@ enum qnti_ct_strategy {
 };
 enum qnti_ct_dynamic { QNTI_CT_STATIC, QNTI_CT_DYNAMIC, QNTI_CT_LOCAL };
 
+extern const char *const qnti_ct_strategies[QNTI_CT_STRATEGIES];   /* their names */
+
 /* The arguments of weights or of inputs. */
 struct qnti_ct_args {
     bool present;                        /* inputs: they are quantized */
@@ -35,6 +37,8 @@ bool qnti_ct_same_scheme(const struct qnti_ct_scheme *a, const struct qnti_ct_sc
 void qnti_ct_scheme_of(const qnt_qlinear *q, struct qnti_ct_scheme *scheme);
 /* Formats of tensors that can be read; the name itself, NULL: none of them. */
 const char *qnti_ct_format(const char *name);
+/* Whether a format holds weights of these arguments. */
+bool qnti_ct_fits(const char *format, const struct qnti_ct_args *weights);
 
 /* qnti_layout_unpack of a layer of which the configuration says this; QNT_BAD_DATA where the tensors are otherwise. */
 qnt_status qnti_ct_unpack(qnt_context *ctx, const char *name, const qnt_packed_tensor *tensors,

@@ -1,5 +1,5 @@
 /*
- * compressed_grids.c - the grids of compressed-tensors: those that a format prescribes, and those of inputs at run time.
+ * compressed_grids.c - grids of compressed-tensors: those that a format prescribes, and those of inputs at run time.
  *
  * Inputs are rounded as the library does it: integers of all levels (max|x| /
  * 127.5 at 8 bits, not / 127), ranges that hold 0, FP8 by max|x| / 448.
@@ -46,6 +46,7 @@ void qnti_ct_mxfp4(const struct qnti_kernels *kernels, struct qnti_grid *grid)
 static struct qnti_grid integers(const struct qnti_kernels *kernels, const struct qnti_ct_args *args)
 {
     struct qnti_grid grid = qnti_affine_grid(kernels, args->bits, 0, QNT_F32);
+    grid.real_offset = !args->sym; /* the zero is whole, but added before rounding */
     if (!args->sym)
         return grid;
     grid.sym = grid.constant_offset = grid.signed_codes = true;

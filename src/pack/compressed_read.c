@@ -386,9 +386,10 @@ static qnt_status check_scheme(const struct reading *r, const qnt_qlinear *q)
     if (is.weights.bits == said.bits && is.weights.is_float == said.is_float &&
         is.weights.strategy == said.strategy && is.weights.group == said.group)
         return QNT_OK;
-    return qnti_fail(r->set.ctx, QNT_BAD_DATA, "layer %s: its tensors are of %u bits in groups of %zu (strategy %d), "
-                     "the configuration says %u in groups of %zu (%d)", r->set.layer, is.weights.bits,
-                     is.weights.group, (int)is.weights.strategy, said.bits, said.group, (int)said.strategy);
+    return qnti_fail(r->set.ctx, QNT_BAD_DATA, "layer %s: its tensors are of %u bits by %s, groups of %zu; the "
+                     "configuration says %u by %s, groups of %zu", r->set.layer, is.weights.bits,
+                     qnti_ct_strategies[is.weights.strategy], is.weights.group, said.bits,
+                     qnti_ct_strategies[said.strategy], said.group);
 }
 
 static qnt_status fill(struct reading *r, qnt_qlinear *q)

@@ -228,8 +228,9 @@ qnt_status qnti_layout_holds_inputs(const struct qnti_layout *layout, const qnt_
 {
     if (!q->act || (layout->beside & QNTI_BESIDE_INPUTS) || holds_inputs(layout, q->act))
         return QNT_OK;
-    return qnti_fail(q->ctx, QNT_UNSUPPORTED, "layer %s: readers of format %s have no inputs that are quantized in this "
-                     "way (%u bits%s); native can hold it", q->name, layout->name, q->act->grid.bits,
+    return qnti_fail(q->ctx, QNT_UNSUPPORTED,
+                     "layer %s: readers of format %s have no inputs that are quantized in this way (%u bits%s); native "
+                     "can hold it", q->name, layout->name, q->act->grid.bits,
                      q->act->threshold > 0 ? ", a threshold" : q->act->clip > 0 && q->act->clip < 1 ? ", clipped" : "");
 }
 

@@ -56,10 +56,9 @@ static qnt_status read_words(const struct reader *r, const char *suffix, size_t 
 static qnt_status read_floats(const struct reader *r, const char *suffix, qnt_dtype type, size_t n, float *x)
 {
     const struct qnti_tensor *t = find(r, suffix);
-    qnt_dtype dtype;
-    if (!t || !qnti_tensor_dtype(t, &dtype) || dtype != type || t->elements != n)
+    if (!t || strcmp(t->dtype, qnti_dtype_name(type)) != 0 || t->elements != n)
         return bad(r, suffix, "is missing or of another type or size");
-    qnti_widen(r->ctx, dtype, t->data, n, x);
+    qnti_widen(r->ctx, type, t->data, n, x);
     return qnti_all_finite(x, n) ? QNT_OK : bad(r, suffix, "holds a number that is not finite");
 }
 
