@@ -677,7 +677,7 @@ int main(void)
         cmocka_unit_test(test_floats),       cmocka_unit_test(test_powers_of_two), cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_words),        cmocka_unit_test(test_nvfp4),         cmocka_unit_test(test_shared_scale),
         cmocka_unit_test(test_round_trip),   cmocka_unit_test(test_native),        cmocka_unit_test(test_scale_types),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_no_calibration), cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_damage),        cmocka_unit_test(test_no_calibration),
         cmocka_unit_test(test_bad_numbers),  cmocka_unit_test(test_other_scheme),  cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
