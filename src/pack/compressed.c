@@ -240,9 +240,11 @@ static qnt_status pack_weight(const qnt_qlinear *q, const qnt_packed_tensor *t, 
         memcpy(bytes, w->code8, t->bytes);
         return QNT_OK;
     }
-    for (size_t i = 0; i < t->bytes; i++)
-        bytes[i] = t->dtype == QNT_I8 ? (uint8_t)(w->code8[i] - middle)
-                                      : (uint8_t)(w->code8[2 * i] | w->code8[2 * i + 1] << 4);
+    for (size_t i = 0; i < t->bytes; i++) {
+        unsigned two = w->code8[t->dtype == QNT_I8 ? i : 2 * i];
+        two = t->dtype == QNT_I8 ? two - middle : two | (unsigned)w->code8[2 * i + 1] << 4;
+        bytes[i] = (uint8_t)(two & 255);
+    }
     return QNT_OK;
 }
 
