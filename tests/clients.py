@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Opens GPTQ, AWQ and bitsandbytes folders that quant writes with the programs that people load them with.
+"""Opens GPTQ, AWQ, bitsandbytes and compressed-tensors folders that quant writes with the programs that people load them with.
 
     python3 tests/clients.py build/bin/quant [MODEL]
 
 Every layer is also decoded here, by the formats' definitions alone (numpy), and the model of the decoded weights is
 evaluated: the tool must find the same perplexity in both. Clients that are not installed are skipped with a message:
-safetensors, gptqmodel, autoawq (its file packing_utils.py, which needs torch only), bitsandbytes, transformers (with
-optimum for GPTQ). All of it runs on a CPU. One line a check, `N passed, N failed, N skipped` at the end; exit status 1 if one failed, 77 if numpy
+safetensors, gptqmodel, autoawq (its file packing_utils.py, which needs torch only), bitsandbytes, compressed-tensors,
+transformers (with optimum for GPTQ). All of it runs on a CPU. One line a check, `N passed, N failed, N skipped` at the end; exit status 1 if one failed, 77 if numpy
 is missing.
 """
 import importlib.util
@@ -31,7 +31,7 @@ except ImportError:
 DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "examples", "data")
 TEXT = os.path.join(DATA, "calibration.txt")
 TYPES = {"F32": np.float32, "F16": np.float16, "I32": np.int32, "U8": np.uint8, "I8": np.int8,
-         "BF16": np.uint16}
+         "BF16": np.uint16, "I64": np.int64, "F8_E4M3": np.uint8}
 STATE = ".weight.quant_state.bitsandbytes__"
 CALIBRATED = ("--method", "gptq", "--calib", TEXT, "--samples", "4", "--seqlen", "64")
 NEAREST = ("--method", "rtn")
@@ -55,6 +55,24 @@ CASES += [
     ("bnb nf4 nested defaults", "bnb", ("--method", "bnb4", "--set", "double_quant=true")),
     ("bnb fp4 nested", "bnb", ("--method", "bnb4", "--set", "format=fp4", "--set", "double_quant=true", "--set", "block_size=32")),
     ("bnb int8", "bnb", ("--method", "llm_int8")),
+]
+CT = "compressed-tensors"
+CASES += [(f"{CT} {bits} bits {'sym' if sym else 'asym'}", CT,
+           (*NEAREST, "--bits", str(bits), "--group-size", "32", "--set", f"sym={str(sym).lower()}"))
+          for bits in range(2, 9) for sym in (True, False)]
+CASES += [
+    (f"{CT} w4a16 defaults", f"{CT}:w4a16", CALIBRATED),
+    (f"{CT} w8a16", f"{CT}:w8a16", NEAREST),
+    (f"{CT} w8a8 defaults", f"{CT}:w8a8", NEAREST),
+    (f"{CT} w8a8 static defaults", CT, ("--method", "smoothquant", "--set", "act_granularity=tensor", "--set", "act_static=true",
+                                        *CALIBRATED[2:])),
+    (f"{CT} fp8 defaults", f"{CT}:fp8", (*NEAREST, *CALIBRATED[2:])),
+    (f"{CT} fp8-dynamic defaults", f"{CT}:fp8-dynamic", NEAREST),
+    (f"{CT} fp8-block", f"{CT}:fp8-block", NEAREST),
+    (f"{CT} nvfp4a16 defaults", f"{CT}:nvfp4a16", NEAREST),
+    (f"{CT} nvfp4", f"{CT}:nvfp4", (*NEAREST, *CALIBRATED[2:])),
+    (f"{CT} mxfp4a16 defaults", f"{CT}:mxfp4a16", NEAREST),
+    (f"{CT} mxfp4", f"{CT}:mxfp4", NEAREST),
 ]
 
 counts = {"passed": 0, "failed": 0, "skipped": 0}
@@ -139,8 +157,61 @@ def decode_bnb(t, p, config):
     values = t[p + ".weight.quant_map"][codes] * maxima[np.arange(out * width) // state["blocksize"]]
     return values.reshape(out, width)
 
-DECODERS = {"awq": decode_awq, "bnb": decode_bnb}
-MARKS = (".qweight", ".weight.absmax", ".SCB")
+def fp8(codes):
+    """E4M3, and by the same rule E2M1: exponents of 2^3, or 2^1 steps."""
+    c = codes.astype(np.int32)
+    e, m = c >> 3 & 15, c & 7
+    x = np.where(e > 0, (8 + m) * np.exp2(np.maximum(e, 1) - 10.0), m * np.exp2(-9.0))
+    return np.where(c & 128, -x, x).astype(np.float32)
+
+def fp4(codes):
+    return np.array([0, .5, 1, 1.5, 2, 3, 4, 6, -0., -.5, -1, -1.5, -2, -3, -4, -6], np.float32)[codes]
+
+def scheme_of(p, config):
+    """The layer's group: by its name, else that of all."""
+    groups = config["config_groups"].values()
+    return next((g for g in groups if p in g["targets"]), config["config_groups"]["group_0"])
+
+def spread_scales(scale, shape):
+    """A scale for each weight."""
+    if scale.ndim == 1:
+        return np.full(shape, scale[0], np.float32)
+    rows = 1 if scale.shape[0] == shape[0] else 128
+    cols = -(-shape[1] // scale.shape[1])
+    return np.repeat(np.repeat(scale, rows, 0)[:shape[0]], cols, 1)[:, :shape[1]]
+
+def decode_ct(t, p, config):
+    scheme = scheme_of(p, config)
+    bits, scale = scheme["weights"]["num_bits"], t[p + ".weight_scale"]
+    if "fp4" in scheme["format"]:
+        w = t[p + ".weight_packed"]
+        codes = np.stack([w & 15, w >> 4], -1).reshape(w.shape[0], -1)
+        scale = (fp8(scale) / t[p + ".weight_global_scale"] if scheme["format"].startswith("nv")
+                 else np.exp2(scale.astype(np.float32) - 127))
+        return fp4(codes) * spread_scales(scale.astype(np.float32), codes.shape)
+    if p + ".weight" in t:
+        w = t[p + ".weight"]
+        w = fp8(w) if w.dtype == np.uint8 else w.astype(np.float32)
+        if not scheme["weights"]["symmetric"]:
+            w = w - spread_scales(t[p + ".weight_zero_point"].astype(np.float32), w.shape)
+        return w * spread_scales(scale.astype(np.float32), w.shape)
+    out, width = t[p + ".weight_shape"]
+    codes = np.concatenate([stream_rows(row[None, :], bits) for row in t[p + ".weight_packed"]])[:, :width]
+    zero = np.full(codes.shape, 1 << (bits - 1))
+    if not scheme["weights"]["symmetric"]:
+        zeros = stream_rows(t[p + ".weight_zero_point"].T, bits)[:, :out].T
+        zero = spread_scales(zeros, codes.shape)
+    return (codes - zero).astype(np.float32) * spread_scales(scale.astype(np.float32), codes.shape)
+
+def stream_rows(words, bits):
+    """Codes of each row of words, whose number need not be whole runs of 32 codes."""
+    w = np.ascontiguousarray(words).view(np.uint32)
+    flat = (w[:, :, None] >> np.arange(32, dtype=np.uint32) & 1).reshape(w.shape[0], -1)
+    n = flat.shape[1] // bits
+    return (flat[:, :n * bits].reshape(w.shape[0], n, bits) << np.arange(bits, dtype=np.uint32)).sum(2).astype(np.int32)
+
+DECODERS = {"awq": decode_awq, "bnb": decode_bnb, CT: decode_ct}
+MARKS = (".qweight", ".weight.absmax", ".SCB", ".weight_scale")
 
 def layers_of(t):
     return [n[:-len(mark)] for n in t for mark in MARKS if n.endswith(mark)]
@@ -247,23 +318,80 @@ def with_bitsandbytes(folder, t, values, config):
             return False, f"{p}: largest difference {(got.reshape(want.shape).float() - want.float()).abs().max()}"
     return True, ""
 
-def logits(path, ids, dtype):
+def ct_tensor(x, name):
+    import torch
+    y = torch.from_numpy(x.copy())
+    return y.view(torch.float8_e4m3fn) if name in ("weight_scale", "weight") and x.dtype == np.uint8 else y
+
+def with_compressed_tensors(folder, t, values, config):
+    """The configuration passes the closed schema; layers restored, and compressed again, are ours."""
+    import torch
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.compressors.format import infer_module_format
+    from compressed_tensors.quantization import QuantizationConfig
+    groups = QuantizationConfig.model_validate(config).config_groups
+    for p, value in values.items():
+        scheme = next((g for g in groups.values() if p in g.targets), groups["group_0"])
+        ours = {n[len(p) + 1:]: x for n, x in t.items() if n.startswith(p + ".") and n != p + ".bias"}
+        local = {n: torch.from_numpy(x.copy()) if scheme.format.startswith("mxfp4") else ct_tensor(x, n)
+                 for n, x in ours.items()}
+        if infer_module_format(torch.nn.Linear, scheme).value != scheme.format:
+            return False, f"{p}: {infer_module_format(torch.nn.Linear, scheme).value}, not {scheme.format}"
+        compressor = BaseCompressor.get_value_from_registry(scheme.format)
+        got = compressor.decompress(dict(local), scheme)["weight"]
+        if not torch.equal(got, torch.from_numpy(value).to(got.dtype)):
+            return False, f"{p}: largest difference {(got.float() - torch.from_numpy(value)).abs().max()} in {got.dtype}"
+    return True, ""
+
+def restored(x, args, scale):
+    """Inputs of a layer as its readers quantize them."""
+    import torch
+    top = 448 if args["type"] == "float" else 2 ** (args["num_bits"] - 1)
+    if scale is None:
+        steps = top if args["type"] == "float" else top - 0.5
+        scale = x.abs().amax(-1, keepdim=True) / steps
+        scale = torch.where(scale == 0, torch.tensor(2.0 ** -23), scale)
+    y = x / scale
+    if args["type"] == "float":
+        return y.clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) * scale
+    return y.clamp(-top, top - 1).round() * scale
+
+def quantize_inputs(model, t, config):
+    """Makes the linears of a decoded model quantize their inputs."""
+    import torch
+    for name, module in model.named_modules():
+        if name + ".weight_scale" not in t:
+            continue
+        args = scheme_of(name, config)["input_activations"]
+        if args and (args["num_bits"] == 8 or args["type"] == "int"):
+            scale = t.get(name + ".input_scale")
+            scale = None if scale is None else torch.tensor(scale.astype(np.float32))
+            module.register_forward_pre_hook(lambda m, x, a=args, s=scale: (restored(x[0], a, s),))
+
+def logits(path, ids, dtype, change=None):
     import torch
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map="cpu")
+    if change:
+        change(model)
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].float().numpy()
 
-def with_transformers(folder, plain, source, ids):
+def with_transformers(folder, plain, source, ids, t, config):
     """The whole folder: far nearer to the decoded model than that is to the unquantized one."""
     import torch
-    reference = logits(plain, ids, torch.float32)
+    ct = config["quant_method"] == CT
+    reference = logits(plain, ids, torch.float32, (lambda m: quantize_inputs(m, t, config)) if ct else None)
     effect = np.abs(logits(source, ids, torch.float32) - reference).max()
-    error = np.abs(logits(folder, ids, torch.float16) - reference).max()
+    dtype = torch.float16
+    if ct:                                             # FP4 is restored as bfloat16
+        dtype = torch.bfloat16 if "fp4" in config["format"] else torch.float32
+    error = np.abs(logits(folder, ids, dtype) - reference).max()
     return error < 0.1 * effect, f"logits differ by {error}, quantization itself by {effect}"
 
 CLIENTS = {"awq": ("autoawq", ["awq", "torch"], with_autoawq),
-           "bnb": ("bitsandbytes", ["bitsandbytes", "torch"], with_bitsandbytes)}
+           "bnb": ("bitsandbytes", ["bitsandbytes", "torch"], with_bitsandbytes),
+           CT: ("library", ["compressed_tensors", "torch"], with_compressed_tensors)}
 
 def attempt(name, needs, function, *arguments):
     absent = missing(*needs)
@@ -291,23 +419,27 @@ def run_case(quant, model, work, name, format, arguments):
     folder, plain = os.path.join(work, "folder"), os.path.join(work, "plain")
     run(quant, "quantize", model, "-o", folder, "--format", format, *arguments)
     with open(os.path.join(folder, "config.json")) as file:
-        config = json.load(file)["quantization_config"]
+        config = json.load(file)
+    vocabulary, config = config["vocab_size"], config["quantization_config"]
     t = read_file(os.path.join(folder, "model.safetensors"))
-    decode = DECODERS.get(format, decode_gptq)
+    family = format.split(":")[0]
+    decode = DECODERS.get(family, decode_gptq)
     values = {p: decode(t, p, config) for p in layers_of(t)}
     decoded_folder(folder, plain, t, values)
     ours = perplexity(quant, folder, os.path.join(work, "a.json"))
     theirs = perplexity(quant, plain, os.path.join(work, "b.json"))
-    good = ours == theirs if "load_in_8bit" not in config or config["load_in_4bit"] else abs(ours / theirs - 1) < 0.01
+    inputs = config.get("load_in_8bit") or any(g["input_activations"] for g in config.get("config_groups", {}).values())
+    good = abs(ours / theirs - 1) < (0.5 if "fp4" in name else 0.05) if inputs else ours == theirs
     check(f"{name}: read back", values and good, f"perplexity {ours}, of the decoded weights {theirs}")
     attempt(f"{name}: safetensors", ["safetensors"], with_safetensors, folder, t, values, config)
-    client, needs, function = CLIENTS.get(format, ("gptqmodel", ["gptqmodel", "torch"], with_gptqmodel))
+    client, needs, function = CLIENTS.get(family, ("gptqmodel", ["gptqmodel", "torch"], with_gptqmodel))
     attempt(f"{name}: {client}", needs, function, folder, t, values, config)
     if re.search(r"defaults|act order$", name):
-        ids = [5 + 7 * i % 900 for i in range(96)]
-        needs = ["accelerate", "bitsandbytes"] if format == "bnb" else ["optimum", "gptqmodel"]
+        ids = [5 + 7 * i % min(900, vocabulary - 5) for i in range(96)]
+        needs = {"bnb": ["accelerate", "bitsandbytes"], CT: ["accelerate", "compressed_tensors"]}
+        needs = needs.get(family, ["optimum", "gptqmodel"])
         attempt(f"{name}: transformers", ["transformers", "torch", *needs], with_transformers, folder, plain, model,
-                ids)
+                ids, t, config)
     shutil.rmtree(folder)
     shutil.rmtree(plain)
 

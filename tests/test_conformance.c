@@ -285,9 +285,12 @@ static void check_packed(const struct conformance *c, const qnt_qlinear *q, cons
     }
     packed = new_memory(bytes, 1);
     assert_ok(ctx, qnt_pack(q, format, packed, bytes));
-    assert_ok(ctx, qnt_unpack(ctx, format, "some.layer", tensors, count, packed, bytes, &back));
-    same_values(c, back, w, "unpacked it is another layer");
-    qnt_qlinear_destroy(back);
+    if (qnt_unpack(ctx, format, "some.layer", tensors, count, packed, bytes, &back) == QNT_OK) {
+        same_values(c, back, w, "unpacked it is another layer");
+        qnt_qlinear_destroy(back);
+    } else { /* rows so short that codes of several widths take as many words, and no configuration says which */
+        require(c, c->in < 32 && strstr(qnt_context_message(ctx), "no single width"), "it cannot be unpacked");
+    }
     free(packed);
 }
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Formats of engines from end to end: GPTQ, AWQ and bitsandbytes folders, written, read back, repacked from native, and refused.
+# Formats of engines from end to end: GPTQ, AWQ, bitsandbytes and compressed-tensors folders, written, read back, repacked from native, and refused.
 #
 #     sh tests/test_formats.sh build/bin/quant
 #
@@ -152,11 +152,48 @@ check "a GPTQ folder to floats" "$quant" quantize "$work/packed" -o "$out/g.gguf
 near "its F32 is the model" "$out/g.gguf" "$(limit 4)"
 clear_out
 
+echo "# compressed-tensors"
+ct=compressed-tensors
+# variant, bits of which the limit is (6 with quantized inputs), arguments
+for case in ":w4a16 4 --group-size 32 $calib" ":w8a16 8" ":w8a8 6 $calib" ":w8a8 6 --method smoothquant $calib" ":fp8 6 $calib" \
+    ":fp8-dynamic 6" ":nvfp4a16 4 $calib" ":mxfp4a16 4 $calib" " 3 --method rtn --bits 3 --group-size 32 --set sym=false"; do
+    variant=${case%% *} rest=${case#* }
+    bits=${rest%% *} rest=${rest#"$bits"}
+    check "$ct$variant" quantize -o "$out/c" --format $ct$variant $rest
+    near "$ct$variant is the model" "$out/c" "$(limit $bits)"
+    has "$ct$variant says so" "$out/c/config.json" '"quant_method": "compressed-tensors"' '"quantization_status": "compressed"'
+    check "inspect $ct$variant" "$quant" inspect "$out/c"
+    says "inspect $ct$variant" "$ct folder"
+    clear_out
+done
+for settings in "--bits 4 --group-size 32 --set sym=true" "--bits 6 --group-size 0"; do
+    check "native, $settings" quantize -o "$out/n" --method rtn --format native $settings
+    check "native to $ct, $settings" "$quant" quantize "$out/n" -o "$out/c" --method none --format $ct
+    same "native to $ct, $settings: the same model" "$out/n" "$out/c"
+    check "$ct, $settings, back to native" "$quant" quantize "$out/c" -o "$out/m" --method none --format native
+    same "$ct, $settings, back to native: the same model" "$out/m" "$out/c"
+    clear_out
+done
+check "int8 to native" quantize -o "$work/int8" --method smoothquant --format native $calib
+check "native to $ct:w8a8" "$quant" quantize "$work/int8" -o "$out/c" --method none --format $ct:w8a8
+has "native to $ct:w8a8: inputs by tokens" "$out/c/config.json" '"strategy": "token"' '"dynamic": true' int-quantized
+clear_out
+refuses "quantized inputs where only weights are" activation $ct:w8a16 native -- "$quant" quantize "$work/int8" -o "$out/c" --method none --format $ct:w8a16
+refuses "static inputs without calibration" "calibration text" -- quantize -o "$out/c" --method rtn --format $ct:fp8
+refuses "bits where the grid is prescribed" bits $ct:nvfp4a16 -- quantize -o "$out/c" --method rtn --format $ct:nvfp4a16 --bits 3
+refuses "joined layers that differ" up_proj gate_proj alike -- quantize -o "$out/c" --method rtn --format $ct --layer '*.up_proj.weight:bits=8'
+refuses "a joined layer that stays float" v_proj q_proj alike -- quantize -o "$out/c" --method rtn --format $ct --exclude '*.v_proj.weight'
+refuses "runs of levels" squeezellm $ct native -- quantize -o "$out/c" --method squeezellm --format $ct $calib
+
 echo "# one layer"
 layer=$(dirname "$0")/golden/layer/medium.safetensors
 for format in gptq gptq:v1 gptq:v2 awq; do
     check "a layer as $format" "$quant" layer "$layer" -o "$work/l.safetensors" --method rtn --format $format --group-size 32
     has "a layer as $format has its tensors" "$work/l.safetensors" packed.qweight packed.qzeros packed.scales
+done
+for format in $ct $ct:w8a8 $ct:fp8-dynamic $ct:nvfp4a16 $ct:mxfp4; do
+    check "a layer as $format" "$quant" layer "$layer" -o "$work/l.safetensors" --method rtn --format $format
+    has "a layer as $format has its tensors" "$work/l.safetensors" packed.weight packed.weight_scale
 done
 check "a layer as bnb" "$quant" layer "$layer" -o "$work/l.safetensors" --method bnb4 --format bnb --set double_quant=true
 has "a layer as bnb has its tensors" "$work/l.safetensors" packed.weight.absmax packed.weight.nested_quant_map packed.weight.quant_state.bitsandbytes__nf4 '"absmax_codes"' '"nested_offset"'

@@ -47,7 +47,7 @@ for format in $formats; do
     bnb) method=bnb4 most=$(limit "$bits") ;;
     *) method=rtn most=$(limit "$bits") ;;
     esac
-    case $format in native) settings="--group-size 32" ;; *) settings= ;; esac
+    case $format in native) settings="--group-size 32" ;; *:fp8 | *:nvfp4) settings=$calib ;; *) settings= ;; esac
     check "$method to $format" quantize -o "$out/a" --method $method --format "$format" $settings
     near "$method to $format is the model" "$out/a" "$most"
     check "inspect $format" "$quant" inspect "$out/a"

@@ -22,7 +22,10 @@ extern "C" {
     X(BF16, 2, 2)        \
     X(U8, 3, 1)          \
     X(I32, 4, 4)         \
-    X(I8, 5, 1)
+    X(I8, 5, 1)          \
+    X(I64, 6, 8)         \
+    X(F8_E4M3, 7, 1)     \
+    X(F8_E8M0, 8, 1)
 
 typedef enum qnt_dtype {
 #define QNT_DTYPE_ENUM(name, value, bytes) QNT_##name = value,

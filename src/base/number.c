@@ -3,6 +3,7 @@
  */
 #include "base/number.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -36,8 +37,53 @@ uint16_t qnti_f32_to_f16(float x)
     return (uint16_t)(sign | ((u - 0x38000000u) >> 13));
 }
 
+const struct qnti_small_float qnti_e4m3 = {"e4m3", 8, 3, -6, 448};
+const struct qnti_small_float qnti_e2m1 = {"e2m1", 4, 1, 0, 6};
+
+unsigned qnti_small_code(const struct qnti_small_float *f, float x)
+{
+    float a = fminf(fabsf(x), f->most);
+    int exponent = (int)(qnti_bits(a) >> 23) - 127;
+    unsigned sign = qnti_bits(x) >> 31 << (f->bits - 1);
+    if (exponent < f->least)
+        exponent = f->least;
+    /* in steps of its binade; what rounds up to the next one begins there */
+    a *= qnti_float((uint32_t)(127 + (int)f->mantissa - exponent) << 23);
+    return sign | (((unsigned)(exponent - f->least) << f->mantissa) + (unsigned)rintf(a));
+}
+
+float qnti_small_value(const struct qnti_small_float *f, unsigned code)
+{
+    unsigned magnitude = code & ((1u << (f->bits - 1)) - 1), fraction = magnitude & ((1u << f->mantissa) - 1);
+    int exponent = (int)(magnitude >> f->mantissa);
+    float x;
+    if (exponent) {
+        fraction |= 1u << f->mantissa;
+        exponent--;
+    }
+    x = (float)fraction * qnti_float((uint32_t)(127 + exponent + f->least - (int)f->mantissa) << 23);
+    return code >> (f->bits - 1) & 1 ? -x : x;
+}
+
+unsigned qnti_f32_to_e8m0(float x)
+{
+    uint32_t code = (qnti_bits(x) + (1u << 22)) >> 23;
+    if (x < 0x1.8p-127f)
+        return 0;
+    return code < 254 ? code : 254;
+}
+
+float qnti_e8m0_to_f32(unsigned code)
+{
+    return code ? qnti_float((uint32_t)code << 23) : 0x1p-127f;
+}
+
 float qnti_round_to(qnt_dtype type, float x)
 {
+    if (type == QNT_F8_E4M3)
+        return qnti_small_value(&qnti_e4m3, qnti_small_code(&qnti_e4m3, x));
+    if (type == QNT_F8_E8M0)
+        return qnti_e8m0_to_f32(qnti_f32_to_e8m0(fmaxf(x, 0)));
     if (type == QNT_F16)
         return qnti_f16_to_f32(qnti_f32_to_f16(x));
     if (type == QNT_BF16)

@@ -1,5 +1,5 @@
 /*
- * tensor.c - matrix views of three element types, read as f32.
+ * tensor.c - elements of the types of floats, and matrix views of three of them, read as f32.
  */
 #include "base/tensor.h"
 
@@ -31,10 +31,44 @@ static void widen16(const qnt_context *ctx, qnt_dtype dtype, const char *data, s
 
 void qnti_widen(const qnt_context *ctx, qnt_dtype dtype, const void *data, size_t n, float *x)
 {
+    const uint8_t *bytes = data;
     if (dtype == QNT_F32)
         memcpy(x, data, n * sizeof *x);
+    else if (dtype == QNT_F8_E4M3)
+        for (size_t i = 0; i < n; i++)
+            x[i] = qnti_small_value(&qnti_e4m3, bytes[i]);
+    else if (dtype == QNT_F8_E8M0)
+        for (size_t i = 0; i < n; i++)
+            x[i] = qnti_e8m0_to_f32(bytes[i]);
     else
         widen16(ctx, dtype, data, n, x);
+}
+
+static void narrow16(const qnt_context *ctx, qnt_dtype dtype, const float *x, size_t n, char *data)
+{
+    enum { CHUNK = 1024 };
+    const struct qnti_kernels *k = qnti_context_kernels(ctx);
+    uint16_t half[CHUNK];
+    for (size_t done = 0; done < n; done += CHUNK) {
+        size_t run = qnti_min(CHUNK, n - done);
+        (dtype == QNT_F16 ? k->f32_to_f16 : k->f32_to_bf16)(run, x + done, half);
+        memcpy(data + 2 * done, half, run * sizeof *half);
+    }
+}
+
+void qnti_narrow(const qnt_context *ctx, qnt_dtype dtype, const float *x, size_t n, void *data)
+{
+    uint8_t *bytes = data;
+    if (dtype == QNT_F32)
+        memcpy(data, x, n * sizeof *x);
+    else if (dtype == QNT_F8_E4M3)
+        for (size_t i = 0; i < n; i++)
+            bytes[i] = (uint8_t)qnti_small_code(&qnti_e4m3, x[i]);
+    else if (dtype == QNT_F8_E8M0)
+        for (size_t i = 0; i < n; i++)
+            bytes[i] = (uint8_t)qnti_f32_to_e8m0(x[i]);
+    else
+        narrow16(ctx, dtype, x, n, data);
 }
 
 qnt_status qnti_matrix_rows(qnt_context *ctx, qnt_matrix m, size_t first, size_t n, float *x)

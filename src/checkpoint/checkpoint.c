@@ -45,6 +45,7 @@ static void close_source(qnt_context *ctx, struct qnti_source *source)
         qnti_safetensors_close(source->shards[i]);
     if (source->gguf)
         qnti_gguf_close(source->gguf);
+    qnti_ct_groups_free(ctx, source->groups);
     qnti_free(ctx, source->shards);
     qnti_free(ctx, source->tensors);
     qnti_free(ctx, source);

@@ -30,7 +30,7 @@ static qnt_status read_native(qnt_context *ctx, const struct qnti_source *source
 /* A stored tensor as a packed one; false: a type or rank that no layout has. */
 static bool as_packed(const struct qnti_stored *stored, const char *name, qnt_packed_tensor *t)
 {
-    static const qnt_dtype types[] = {QNT_I32, QNT_F16, QNT_BF16, QNT_F32, QNT_U8, QNT_I8};
+    static const qnt_dtype types[] = {QNT_I32, QNT_F16, QNT_BF16, QNT_F32, QNT_U8, QNT_I8, QNT_I64, QNT_F8_E4M3};
     enum { TYPES = sizeof types / sizeof *types };
     size_t i = 0;
     while (i < TYPES && strcmp(stored->type, qnti_dtype_name(types[i])) != 0)
@@ -82,25 +82,34 @@ static qnt_status is_packed(qnt_context *ctx, const struct qnti_source *source, 
     return QNT_OK;
 }
 
+qnt_status qnti_quantized_tensors(qnt_context *ctx, const struct qnti_source *source, const char *name,
+                                  qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS],
+                                  const uint8_t *data[QNT_MOST_PACKED_TENSORS], size_t *count)
+{
+    bool packed;
+    *count = 0;
+    QNT_TRY(is_packed(ctx, source, name, &packed));
+    for (const char *const *part = source->reader->parts; packed && *part; part++) {
+        const struct qnti_stored *stored;
+        QNT_TRY(find_part(ctx, source, name, *part, &stored));
+        if (!stored || *count == QNT_MOST_PACKED_TENSORS)
+            continue;
+        if (!as_packed(stored, *part, &tensors[*count]))
+            return qnti_fail(ctx, QNT_BAD_DATA, "tensor \"%.200s\" is %s of %zu dimensions", stored->name,
+                             stored->type, stored->rank);
+        data[(*count)++] = stored->data;
+    }
+    return QNT_OK;
+}
+
 static qnt_status read_packed(qnt_context *ctx, const struct qnti_source *source, const char *name, qnt_qlinear **q)
 {
     qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS];
     const uint8_t *data[QNT_MOST_PACKED_TENSORS];
-    size_t count = 0;
-    bool packed;
-    QNT_TRY(is_packed(ctx, source, name, &packed));
-    if (!packed)
+    size_t count;
+    QNT_TRY(qnti_quantized_tensors(ctx, source, name, tensors, data, &count));
+    if (!count)
         return QNT_NOT_FOUND;
-    for (const char *const *part = source->reader->parts; *part && count < QNT_MOST_PACKED_TENSORS; part++) {
-        const struct qnti_stored *stored;
-        QNT_TRY(find_part(ctx, source, name, *part, &stored));
-        if (!stored)
-            continue;
-        if (!as_packed(stored, *part, &tensors[count]))
-            return qnti_fail(ctx, QNT_BAD_DATA, "tensor \"%.200s\" is %s of %zu dimensions", stored->name,
-                             stored->type, stored->rank);
-        data[count++] = stored->data;
-    }
     QNT_TRY(qnti_layout_unpack(ctx, source->layout, name, tensors, data, count, q));
     return check_said(ctx, source, *q);
 }
@@ -222,18 +231,20 @@ static const char *const bnb_parts[] = {"weight", "weight.absmax", "weight.quant
                                         "weight.quant_state.bitsandbytes__fp4", "SCB", "weight_format", NULL};
 static const char *const bnb_marks[] = {"weight.absmax", "SCB", NULL};
 
-static const struct qnti_quantized_reader readers[] = {
+static const struct qnti_quantized_reader own_readers[] = {
     {"native", "native", NULL, NULL, NULL, read_native},
     {"gptq", "GPTQ folder", word_parts, word_marks, configure_gptq, read_packed},
     {"awq", "AWQ folder", word_parts, word_marks, configure_awq, read_packed},
     {"bitsandbytes", "bitsandbytes folder", bnb_parts, bnb_marks, configure_bnb, read_bnb},
 };
+static const struct qnti_quantized_reader *const readers[] = {&own_readers[0], &own_readers[1], &own_readers[2],
+                                                              &own_readers[3], &qnti_ct_reader};
 
 static const struct qnti_quantized_reader *reader_named(const char *method)
 {
     for (size_t i = 0; method && i < sizeof readers / sizeof *readers; i++)
-        if (strcasecmp(readers[i].method, method) == 0)
-            return &readers[i];
+        if (strcasecmp(readers[i]->method, method) == 0)
+            return readers[i];
     return NULL;
 }
 

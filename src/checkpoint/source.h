@@ -32,6 +32,7 @@ struct qnti_stored {
 };
 
 struct qnti_source;
+struct qnti_ct_groups;
 struct json_t;
 
 /* Reads the layers of a folder that is quantized already: one row of the table in quantized.c. */
@@ -55,6 +56,7 @@ struct qnti_source {
     const struct qnti_quantized_reader *reader;   /* NULL: plain tensors only */
     const struct qnti_layout *layout;   /* of packed layers (gptq, awq); with what the configuration says of all: */
     size_t bits, group;             /* 0: nothing, or layers differ; columns of a group, SIZE_MAX: the row */
+    struct qnti_ct_groups *groups;  /* compressed-tensors: what it says of which layers */
     float threshold;                /* of inputs that stay floats, where readers quantize them at run time */
     struct qnti_gguf *gguf;         /* NULL: a folder */
 };
@@ -106,6 +108,15 @@ qnt_status qnti_gguf_tokenizer(const struct qnti_checkpoint *c, qnti_tokenizer *
 /* kv.c: what a native folder says of its keys and values, into c->kv. */
 qnt_status qnti_kv_read(struct qnti_checkpoint *c, const char *where, const struct json_t *json);
 qnt_status qnti_quantized_find(struct qnti_checkpoint *c, const char *where, const struct json_t *json);
+
+/* Packed tensors of the layer of that name, *count 0: it is not quantized. Their data lives as long as the source. */
+qnt_status qnti_quantized_tensors(qnt_context *ctx, const struct qnti_source *source, const char *name,
+                                  qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS],
+                                  const uint8_t *data[QNT_MOST_PACKED_TENSORS], size_t *count);
+
+/* --- compressed.c: compressed-tensors --- */
+extern const struct qnti_quantized_reader qnti_ct_reader;
+void qnti_ct_groups_free(qnt_context *ctx, struct qnti_ct_groups *groups);
 
 /* --- stored.c --- */
 void qnti_stored_sort(struct qnti_source *source);

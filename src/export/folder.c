@@ -61,8 +61,8 @@ qnt_status qnti_folder_assign(struct qnti_export *e)
 /* Type of a tensor that is no layer's. */
 static qnt_dtype plain_type(const struct qnti_folder_rules *rules, const struct qnti_weight *w)
 {
-    if (rules->half)
-        return QNT_F16;
+    if (rules->floats != QNT_F32)
+        return rules->floats;
     return w->plain.data || w->rotated ? w->plain.dtype : QNT_F32;
 }
 

@@ -1,5 +1,5 @@
 /*
- * folder.h - what formats share that write a folder of safetensors: native, gptq, awq, bnb.
+ * folder.h - what formats share that write a folder of safetensors: native, gptq, awq, bnb, compressed-tensors.
  *
  * A format's rules say which tensors a finished layer becomes and what they
  * hold; shards, side files, config.json, all other tensors and the comparison
@@ -26,7 +26,7 @@ struct qnti_folder_entry {
 };
 
 struct qnti_folder_rules {
-    bool half;                           /* tensors beside the layers are stored as f16; else in the source's type */
+    qnt_dtype floats;                    /* tensors beside the layers are F16 or BF16; QNT_F32: of the source's type */
     const char *const *metadata;         /* pairs for every file */
     size_t metadata_count;
     const char *config_copy;             /* name of a file that holds quantization_config as well, or NULL */
@@ -44,6 +44,8 @@ extern const struct qnti_folder_rules qnti_native_rules;   /* native.c */
 extern const struct qnti_folder_rules qnti_gptq_rules;     /* packed.c */
 extern const struct qnti_folder_rules qnti_awq_rules;
 extern const struct qnti_folder_rules qnti_bnb_rules;
+extern const struct qnti_folder_rules qnti_ct_rules;       /* compressed.c */
+extern const struct qnti_folder_rules qnti_ct_fp4_rules;
 
 struct XXH3_state_s;
 

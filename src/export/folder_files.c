@@ -95,8 +95,8 @@ qnt_status qnti_folder_config(const struct qnti_folder *f, const json_t *quantiz
     json_object_del(config, "compression_config");
     if (json_object_set(config, "quantization_config", (json_t *)(uintptr_t)quantization) != 0)
         QNT_CHECK(qnti_fail(ctx, QNT_NO_MEMORY, "out of memory for %s", path));
-    if (f->rules->half)
-        set_dtype(config, "float16");
+    if (f->rules->floats != QNT_F32)
+        set_dtype(config, f->rules->floats == QNT_F16 ? "float16" : "bfloat16");
     set_tied(config, f->e->source->config.tied_head);
     QNT_CHECK(qnti_folder_json(f, "config.json", config, 0));
     if (f->rules->config_copy)

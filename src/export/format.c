@@ -21,6 +21,9 @@
         name, title, true, rules, name, 0, qnti_folder_assign, qnti_folder_bytes, qnti_folder_write                    \
     }
 
+#define COMPRESSED(variant, title, rules)                                                                              \
+    FOLDER("compressed-tensors" variant, "compressed-tensors folder: " title, rules)
+
 const struct qnti_format qnti_formats[] = {
     FOLDER("native", "folder of safetensors with every part of every layer, lossless", &qnti_native_rules),
     FOLDER("gptq", "GPTQ folder, 2, 3, 4 or 8 bits; version 1 if symmetric, else 2", &qnti_gptq_rules),
@@ -28,6 +31,17 @@ const struct qnti_format qnti_formats[] = {
     FOLDER("gptq:v2", "GPTQ folder, version 2", &qnti_gptq_rules),
     FOLDER("awq", "AWQ folder, 4 bits in GEMM order", &qnti_awq_rules),
     FOLDER("bnb", "bitsandbytes folder: NF4, FP4, or 8 bits (LLM.int8())", &qnti_bnb_rules),
+    COMPRESSED("", "integers of 1 to 8 bits, W8A8 where inputs are quantized", &qnti_ct_rules),
+    COMPRESSED(":w4a16", "4 bits, groups of 128", &qnti_ct_rules),
+    COMPRESSED(":w8a16", "8 bits, rows", &qnti_ct_rules),
+    COMPRESSED(":w8a8", "8 bits of weights and inputs", &qnti_ct_rules),
+    COMPRESSED(":fp8", "FP8, static inputs", &qnti_ct_rules),
+    COMPRESSED(":fp8-dynamic", "FP8, inputs by tokens", &qnti_ct_rules),
+    COMPRESSED(":fp8-block", "FP8 in blocks of 128 x 128", &qnti_ct_rules),
+    COMPRESSED(":nvfp4a16", "NVFP4 weights", &qnti_ct_fp4_rules),
+    COMPRESSED(":nvfp4", "NVFP4 weights and inputs", &qnti_ct_fp4_rules),
+    COMPRESSED(":mxfp4a16", "MXFP4 weights", &qnti_ct_fp4_rules),
+    COMPRESSED(":mxfp4", "MXFP4 weights and inputs", &qnti_ct_fp4_rules),
     GGUF("f32", "GGUF, 32-bit floats", 0),
     GGUF("f16", "GGUF, 16-bit floats", 1),
     GGUF("bf16", "GGUF, bfloat16", 32),

@@ -1,5 +1,5 @@
 /*
- * packed.c - folders of GPTQ, AWQ, bitsandbytes: packed layers, all else as f16 or as it is, and their configurations.
+ * packed.c - the configurations of folders of GPTQ, AWQ and bitsandbytes.
  *
  * quantization_config has one set of values for the whole model. GPTQ can
  * name layers that differ (`dynamic`: regular expressions from the start of a
@@ -12,7 +12,7 @@
 #include <string.h>
 #include "base/buffer.h"
 #include "base/number.h"
-#include "export/folder.h"
+#include "export/packed.h"
 #include <quant/quant.h>
 
 /* What a configuration says of a layer. */
@@ -27,13 +27,10 @@ struct settings {
 };
 
 struct packed {
-    const struct qnti_layout *layout;    /* of all layers */
+    struct qnti_packed_hand hand;        /* first: what all packed folders have */
     struct settings *settings;           /* [targets] */
     struct settings usual;               /* of most layers */
     bool symmetric;                      /* all layers are */
-    size_t target;                       /* the packed layer in hand; SIZE_MAX: none */
-    qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS];
-    void *bytes;
 };
 
 static qnt_status begin(struct qnti_folder *f)
@@ -42,9 +39,8 @@ static qnt_status begin(struct qnti_folder *f)
     QNT_TRY(QNTI_NEW(f->e->ctx, 1, &p));
     f->state = p;
     p->symmetric = true;
-    p->target = SIZE_MAX;
-    p->layout = qnti_layout_find(f->e->ctx, f->e->format->layout);
-    return p->layout ? QNTI_NEW(f->e->ctx, f->e->count, &p->settings) : QNT_NOT_FOUND;
+    QNT_TRY(qnti_packed_begin(f, &p->hand));
+    return QNTI_NEW(f->e->ctx, f->e->count, &p->settings);
 }
 
 static void finish(struct qnti_folder *f)
@@ -53,46 +49,8 @@ static void finish(struct qnti_folder *f)
     if (!p)
         return;
     qnti_free(f->e->ctx, p->settings);
-    qnti_free(f->e->ctx, p->bytes);
+    qnti_packed_finish(f, &p->hand);
     qnti_free(f->e->ctx, p);
-}
-
-/* --- tensors --- */
-
-static qnt_status load(struct qnti_folder *f, size_t t, qnt_qlinear **q)
-{
-    const struct qnti_weight *w = f->e->targets[t].source;
-    QNT_TRY(f->e->layer(f->e->user, t, q));
-    (*q)->source_type = w->plain.data ? w->plain.dtype : QNT_F32;
-    if ((*q)->out == w->rows && (*q)->in == w->cols)
-        return QNT_OK;
-    return qnti_fail(f->e->ctx, QNT_INVALID, "layer %s is (%zu, %zu), expected (%zu, %zu)", w->name, (*q)->out,
-                     (*q)->in, w->rows, w->cols);
-}
-
-/* A layer's bias is a tensor of the model: it is written in its own turn. */
-static bool is_bias(const qnt_packed_tensor *t)
-{
-    return strcmp(t->name, "bias") == 0;
-}
-
-static qnt_status add_tensors(struct qnti_folder *f, size_t t, const qnt_packed_tensor *tensors, size_t count)
-{
-    const char *name = f->e->targets[t].source->name;
-    for (size_t i = 0; i < count; i++) {
-        struct qnti_buffer text = {0};
-        qnt_status status;
-        if (is_bias(&tensors[i]))
-            continue;
-        status = qnti_buffer_print(f->e->ctx, &text, "%.*s%s", (int)(strlen(name) - strlen("weight")), name,
-                                   tensors[i].name);
-        if (status == QNT_OK)
-            status = qnti_folder_add(f, t, i, text.data, qnti_dtype_name(tensors[i].dtype), tensors[i].rank,
-                                     tensors[i].shape, tensors[i].bytes);
-        qnti_buffer_free(f->e->ctx, &text);
-        QNT_TRY(status);
-    }
-    return QNT_OK;
 }
 
 static qnt_status describe(struct qnti_folder *f, size_t t)
@@ -103,48 +61,18 @@ static qnt_status describe(struct qnti_folder *f, size_t t)
     qnt_qlinear *q = NULL;
     size_t count, bytes;
     qnt_status status;
-    QNT_CHECK(load(f, t, &q));
-    QNT_CHECK(qnti_layout_tensors(p->layout, q, tensors, &count, &bytes));
+    QNT_CHECK(qnti_packed_load(f, t, &q));
+    QNT_CHECK(qnti_layout_tensors(p->hand.layout, q, tensors, &count, &bytes));
     g = &q->segments[0].weight->grid;
     p->settings[t] = (struct settings){.known = true, .bits = g->bits, .group = g->map.cols, .sym = g->constant_offset,
                                        .index = g->map.kind == QNTI_MAP_INDEX, .type = qnti_bnb_type(g),
                                        .nested = g->scale_grid != NULL,
                                        .threshold = q->act ? q->act->threshold : 0};
     p->symmetric = p->symmetric && g->constant_offset;
-    status = add_tensors(f, t, tensors, count);
+    status = qnti_packed_add(f, t, tensors, count);
 cleanup:
     qnt_qlinear_destroy(q);
     return status;
-}
-
-/* Packs the layer into `bytes`, unless it is there already. */
-static qnt_status take_in_hand(struct qnti_folder *f, size_t t)
-{
-    struct packed *p = f->state;
-    qnt_qlinear *q = NULL;
-    size_t count, bytes;
-    qnt_status status;
-    if (p->target == t)
-        return QNT_OK;
-    p->target = SIZE_MAX;
-    qnti_free(f->e->ctx, p->bytes);
-    p->bytes = NULL;
-    QNT_CHECK(load(f, t, &q));
-    QNT_CHECK(qnti_layout_tensors(p->layout, q, p->tensors, &count, &bytes));
-    QNT_CHECK(qnti_alloc_raw(f->e->ctx, bytes, 1, &p->bytes));
-    QNT_CHECK(qnti_layout_pack(p->layout, q, p->bytes, bytes));
-    p->target = t;
-cleanup:
-    qnt_qlinear_destroy(q);
-    return status;
-}
-
-static qnt_status write(struct qnti_folder_entry *entry, struct qnti_output *output)
-{
-    const struct packed *p = entry->folder->state;
-    const qnt_packed_tensor *t = &p->tensors[entry->part];
-    QNT_TRY(take_in_hand(entry->folder, entry->target));
-    return qnti_folder_emit(entry, output, (const char *)p->bytes + t->offset, t->bytes);
 }
 
 /* --- configuration --- */
@@ -170,11 +98,6 @@ static void find_usual(struct packed *p, size_t count)
     }
 }
 
-static bool is_float_layer(const struct qnti_target *t)
-{
-    return !t->quantized && !t->bias && qnti_is_linear(t->role);
-}
-
 static json_int_t group_of(const struct settings *s)
 {
     return s->group ? (json_int_t)s->group : -1;
@@ -197,7 +120,7 @@ static qnt_status add_dynamic(const struct qnti_folder *f, size_t t, json_t *dyn
     struct qnti_buffer text = {0};
     json_t *value;
     qnt_status status;
-    if (!is_float_layer(&f->e->targets[t]) && (!s->known || same_settings(s, &p->usual)))
+    if (!qnti_packed_is_float(&f->e->targets[t]) && (!s->known || same_settings(s, &p->usual)))
         return QNT_OK;
     QNT_CHECK(pattern_of(f, t, s->known ? '+' : '-', &text));
     value = s->known ? json_pack("{s:i,s:I,s:b,s:b}", "bits", (int)s->bits, "group_size", group_of(s), "desc_act",
@@ -217,9 +140,9 @@ static qnt_status gptq_config(struct qnti_folder *f, json_t **config)
     qnt_status status = QNT_OK;
     bool v2;
     find_usual(p, f->e->count);
-    if (p->layout->symmetric) /* one version for all layers */
-        p->layout = qnti_layout_find(f->e->ctx, p->symmetric ? p->layout->symmetric : "gptq:v2");
-    v2 = p->layout->limits->least_zero == 0;
+    if (p->hand.layout->symmetric) /* one version for all layers */
+        p->hand.layout = qnti_layout_find(f->e->ctx, p->symmetric ? p->hand.layout->symmetric : "gptq:v2");
+    v2 = p->hand.layout->limits->least_zero == 0;
     for (size_t t = 0; t < f->e->count && status == QNT_OK; t++)
         status = add_dynamic(f, t, dynamic);
     snprintf(quantizer, sizeof quantizer, "libquant:%s", qnt_version());
@@ -247,25 +170,13 @@ static qnt_status check_alike(const struct qnti_folder *f)
     return QNT_OK;
 }
 
-/* Names of the layers that stay float, behind those in *list, which is made where there are some. */
-static void list_float_layers(const struct qnti_folder *f, json_t **list)
-{
-    for (size_t t = 0; t < f->e->count; t++) {
-        const char *name = f->e->targets[t].source->name;
-        if (!is_float_layer(&f->e->targets[t]))
-            continue;
-        *list = *list ? *list : json_array();
-        json_array_append_new(*list, json_stringn(name, strlen(name) - strlen(".weight")));
-    }
-}
-
 static qnt_status awq_config(struct qnti_folder *f, json_t **config)
 {
     struct packed *p = f->state;
     json_t *skipped = NULL;
     find_usual(p, f->e->count);
     QNT_TRY(check_alike(f));
-    list_float_layers(f, &skipped);
+    qnti_packed_list_floats(f, &skipped);
     *config = json_pack("{s:s,s:i,s:I,s:b,s:s,s:s,s:o?}", "quant_method", "awq", "bits", 4, "group_size",
                         group_of(&p->usual), "zero_point", 1, "version", "gemm", "format", "gemm",
                         "modules_to_not_convert", skipped);
@@ -304,7 +215,7 @@ static qnt_status bnb_config(struct qnti_folder *f, json_t **config)
     bool four;
     find_usual(p, f->e->count);
     QNT_TRY(check_threshold(f));
-    list_float_layers(f, &skipped);
+    qnti_packed_list_floats(f, &skipped);
     if (skipped) /* the list stands in place of the default, which is the output matrix */
         json_array_append_new(skipped, json_string("lm_head"));
     four = p->usual.type != NULL;
@@ -318,23 +229,23 @@ static qnt_status bnb_config(struct qnti_folder *f, json_t **config)
     return *config ? QNT_OK : qnti_fail(f->e->ctx, QNT_NO_MEMORY, "out of memory for the configuration");
 }
 
-const struct qnti_folder_rules qnti_gptq_rules = {.half = true,
+const struct qnti_folder_rules qnti_gptq_rules = {.floats = QNT_F16,
                                                   .config_copy = "quantize_config.json",
                                                   .begin = begin,
                                                   .finish = finish,
                                                   .describe = describe,
                                                   .config = gptq_config,
-                                                  .write = write};
+                                                  .write = qnti_packed_write};
 
-const struct qnti_folder_rules qnti_awq_rules = {.half = true,
+const struct qnti_folder_rules qnti_awq_rules = {.floats = QNT_F16,
                                                  .begin = begin,
                                                  .finish = finish,
                                                  .describe = describe,
                                                  .config = awq_config,
-                                                 .write = write};
+                                                 .write = qnti_packed_write};
 
 const struct qnti_folder_rules qnti_bnb_rules = {.begin = begin,
                                                  .finish = finish,
                                                  .describe = describe,
                                                  .config = bnb_config,
-                                                 .write = write};
+                                                 .write = qnti_packed_write};

@@ -15,6 +15,10 @@ qnt_status qnti_actquant_create(qnt_context *ctx, const struct qnti_grid *grid, 
     QNT_TRY(QNTI_NEW(ctx, 1, &act));
     act->grid = *grid;
     act->cols = cols;
+    if (grid->scale_grid && !fixed) {
+        act->scale_grid = *grid->scale_grid;
+        act->grid.scale_grid = &act->scale_grid;
+    }
     if (fixed) {
         QNT_CHECK(qnti_numbers_create(ctx, grid, 1, cols, &act->fixed));
         act->grid = act->fixed->grid;

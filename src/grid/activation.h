@@ -13,6 +13,7 @@
 
 struct qnti_actquant {
     struct qnti_grid grid;            /* map: TILES rows 1 (token), cols = group; INDEX: clusters; rows 0: the batch */
+    struct qnti_grid scale_grid;      /* the grid's own, where its scales are codes */
     size_t cols;                      /* of the input */
     uint32_t *index;                  /* the map's, owned, where nothing is fixed */
     struct qnti_numbers *fixed;       /* static: one row whose scale and offset are used for every token; else NULL */

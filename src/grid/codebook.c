@@ -28,7 +28,7 @@ static const float nf4_bound[15] = {
     -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f, 0.1202552504837513f, 0.2035212516784668f,
     0.2920137718319893f, 0.3893125355243683f, 0.5016634166240692f, 0.6427869200706482f, 0.8614784181118011f,
 };
-const struct qnti_codebook qnti_nf4 = {"nf4", 4, nf4_level, nf4_bound, NULL};
+const struct qnti_codebook qnti_nf4 = {"nf4", 4, nf4_level, nf4_bound, NULL, NULL};
 
 /* By pattern: bit 3 is the sign; the negative zero is +0 in the authors' table. */
 static const float fp4_level[16] = {
@@ -44,7 +44,7 @@ static const float fp4_bound[15] = {
     0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f, 0.4166667f, 0.583333f, 0.8333333f,
 };
 static const uint8_t fp4_code[16] = {11, 10, 13, 12, 15, 14, 9, 8, 0, 1, 6, 7, 4, 5, 2, 3};
-const struct qnti_codebook qnti_fp4 = {"fp4", 4, fp4_level, fp4_bound, fp4_code};
+const struct qnti_codebook qnti_fp4 = {"fp4", 4, fp4_level, fp4_bound, fp4_code, NULL};
 
 bool qnti_codebook_is(const struct qnti_codebook *book, unsigned bits, const float *table)
 {
@@ -99,6 +99,10 @@ static float reciprocal(float scale)
 void qnti_codebook_round(const struct qnti_grid *grid, const float *codebook, size_t n, const float *x,
                          const float *scale, const float *offset, size_t stride, uint16_t *code, float *value)
 {
+    if (grid->book && grid->book->number) {
+        qnti_small_float_round(grid, n, x, scale, stride, code, value);
+        return;
+    }
     for (size_t i = 0; i < n; i++) {
         float s = scale[i * stride], o = offset[i * stride];
         uint16_t c;

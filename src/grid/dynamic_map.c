@@ -45,4 +45,4 @@ static const float level[256] = {
     0.96484375f, 0.9789062f, 0.99296874f,
     1.0f,
 };
-const struct qnti_codebook qnti_dynamic8 = {"dynamic8", 8, level, NULL, NULL};
+const struct qnti_codebook qnti_dynamic8 = {"dynamic8", 8, level, NULL, NULL, NULL};

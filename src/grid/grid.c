@@ -42,7 +42,8 @@ void qnti_grid_value(const struct qnti_grid *grid, const float *codebook, size_t
         return;
     case QNTI_FORM_CODEBOOK:
         for (size_t i = 0; i < n; i++)
-            value[i] = scale[i * stride] * codebook[code[i]] + offset[i * stride];
+            value[i] = grid->divisor > 0 ? codebook[code[i]] / grid->divisor
+                                         : scale[i * stride] * codebook[code[i]] + offset[i * stride];
         return;
     case QNTI_FORM_FLOAT:
         return;
@@ -66,6 +67,6 @@ float qnti_grid_stored_scale(const struct qnti_grid *grid, float scale)
 {
     float stored = qnti_round_to(grid->scale_type, scale);
     if (stored == 0 && scale > 0)
-        return grid->scale_type == QNT_F16 ? 0x1p-24f : FLT_MIN;
+        return grid->scale_type == QNT_F16 ? 0x1p-24f : grid->scale_type == QNT_F8_E4M3 ? 0x1p-9f : FLT_MIN;
     return stored;
 }

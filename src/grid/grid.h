@@ -14,6 +14,7 @@
 #include <quant/matrix.h>
 
 struct qnti_kernels;
+struct qnti_small_float;
 struct qnti_grid;
 struct qnti_numbers;
 
@@ -38,7 +39,7 @@ enum qnti_form {
     QNTI_FORM_FLOAT,     /* no codes: the value itself, rounded to `float_type` */
     QNTI_FORM_ZERO,      /* (code - offset) * scale, offset a whole number unless `real_offset` is set */
     QNTI_FORM_MIN,       /* scale * code + offset */
-    QNTI_FORM_CODEBOOK   /* scale * codebook[code] (+ offset) */
+    QNTI_FORM_CODEBOOK   /* scale * codebook[code] (+ offset); without scales codebook[code], or that / divisor */
 };
 
 /* Rows x cols of weights that one fit sees: whole groups, all rows that are tied. */
@@ -75,6 +76,7 @@ struct qnti_codebook {
     const float *level;           /* [2^bits] by code */
     const float *bound;           /* [2^bits - 1] ascending; NULL: midpoints of neighbours */
     const uint8_t *code;          /* [2^bits] by rank; NULL: the rank itself */
+    const struct qnti_small_float *number;   /* levels are all numbers of this type, and rounded as such; or NULL */
 };
 
 struct qnti_grid {
@@ -93,6 +95,7 @@ struct qnti_grid {
     bool wide_zero;               /* it may lie outside the codes: ranges without 0, of activations */
     bool constant_offset;         /* one offset for all, known from the grid: not stored */
     float offset;                 /* that one */
+    float divisor;                /* QNTI_MAP_NONE: of all levels, above 0; 0: none */
     bool signed_codes;            /* codes are shown, and stored by formats of signed integers, as code - offset */
     const struct qnti_grid *scale_grid, *offset_grid;  /* scales, offsets that are codes themselves */
     const float *table;           /* QNTI_FORM_CODEBOOK: [levels] of the grid's kind, copied by its numbers; or NULL: */
@@ -194,6 +197,20 @@ struct qnti_grid qnti_codebook_grid(const struct qnti_kernels *kernels, const st
 /* qnti_grid_round on a codebook grid. */
 void qnti_codebook_round(const struct qnti_grid *grid, const float *codebook, size_t n, const float *x,
                          const float *scale, const float *offset, size_t stride, uint16_t *code, float *value);
+/* small_float.c: floats of few bits, scaled by the largest level. */
+extern const struct qnti_grid_kind qnti_small_float_kind;
+extern const struct qnti_codebook qnti_fp8_e4m3, qnti_fp4_e2m1;
+/* Which of them has these levels; NULL: none. */
+const struct qnti_codebook *qnti_small_float_book(unsigned bits, const float *table);
+/* Groups of `group_size` columns of a row (0: the row); a scale_grid of the kind below may be added. */
+struct qnti_grid qnti_small_float_grid(const struct qnti_kernels *kernels, const struct qnti_codebook *book,
+                                       size_t group_size, qnt_dtype scale_type);
+/* Numbers that are levels over one divisor: scales that are codes. */
+struct qnti_grid qnti_divided_grid(const struct qnti_kernels *kernels, const struct qnti_codebook *book,
+                                   float divisor);
+/* qnti_grid_round on a grid of them. */
+void qnti_small_float_round(const struct qnti_grid *grid, size_t n, const float *x, const float *scale, size_t stride,
+                            uint16_t *code, float *value);
 /* ggml.c: the grid of a ggml block type ("q4_0" ...); false if there is none of that name. */
 bool qnti_ggml_grid(const struct qnti_kernels *kernels, const char *name, struct qnti_grid *grid);
 

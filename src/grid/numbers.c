@@ -227,6 +227,8 @@ double qnti_grid_bits(const struct qnti_grid *grid, size_t rows, size_t cols)
         bits += second_bits(grid, grid->offset_grid, rows, cols);
     if (codebook && grid->constant_offset && grid->offset != 0)
         bits += 32; /* no table's own: the numbers' */
+    if (grid->divisor > 0)
+        bits += 32;
     if (codebook && !grid->table)
         bits += 8.0 * (double)qnti_dtype_bytes(grid->scale_type) * (grid->codebook_per_row ? (double)rows : 1) *
                 grid->codebook_size;

@@ -19,9 +19,12 @@ static void range_of_inputs(const struct qnti_job *job, float range[2])
     }
 }
 
+/* A static scale is stored in the format's type. */
 static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti_input_rule *rule)
 {
-    struct qnti_grid grid = qnti_affine_grid(job->kernels, rule->bits, rule->group, QNT_F32);
+    bool stored = rule->fixed && job->layout && job->layout->holds_inputs;
+    struct qnti_grid grid = qnti_affine_grid(job->kernels, rule->bits, rule->group,
+                                             stored ? job->layout->scale_type : QNT_F32);
     grid.map.rows = rule->per_token;
     if (rule->asymmetric) {
         grid.include_zero = rule->group == 0;
@@ -33,25 +36,52 @@ static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti
     return grid;
 }
 
-qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q)
+/* The range of the layer's inputs; `what` is what it is wanted for. */
+static qnt_status find_range(const struct qnti_job *job, const qnt_qlinear *q, const char *what, float range[2])
 {
-    struct qnti_grid grid = input_grid(job, rule);
-    float clip = rule->clip > 0 ? rule->clip : 1, range[2];
-    QNT_TRY(qnti_actquant_create(job->ctx, &grid, q->in, rule->fixed, &q->act));
-    q->act->clip = rule->clip;
-    if (!rule->fixed)
-        return QNT_OK;
     if (!job->calib || !job->calib->tokens)
-        return qnti_fail(job->ctx, QNT_INVALID, "layer %s: a fixed scale of the activations needs calibration",
-                         q->name);
+        return qnti_fail(job->ctx, QNT_INVALID, "layer %s: %s of the activations needs calibration", q->name, what);
     if (job->transform && job->transform->rotation.block)
         return qnti_fail(job->ctx, QNT_UNSUPPORTED, "layer %s: the range of rotated inputs is not known", q->name);
     range_of_inputs(job, range);
-    range[0] *= clip;
-    range[1] *= clip;
-    grid.kind->fit(&q->act->grid, &(struct qnti_band){.x = range, .rows = 1, .cols = 2, .stride = 2}, q->act->fixed, 0,
-                   0, NULL, 0);
     return QNT_OK;
+}
+
+static qnt_status quantize_inputs(struct qnti_job *job, const struct qnti_grid *grid, bool fixed, float clip,
+                                  qnt_qlinear *q)
+{
+    float range[2];
+    QNT_TRY(qnti_actquant_create(job->ctx, grid, q->in, fixed, &q->act));
+    q->act->clip = clip;
+    if (!fixed)
+        return QNT_OK;
+    QNT_TRY(find_range(job, q, "a fixed scale", range));
+    for (size_t i = 0; i < 2; i++)
+        range[i] *= clip > 0 ? clip : 1;
+    grid->kind->fit(&q->act->grid, &(struct qnti_band){.x = range, .rows = 1, .cols = 2, .stride = 2}, q->act->fixed, 0,
+                    0, NULL, 0);
+    return QNT_OK;
+}
+
+qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q)
+{
+    struct qnti_grid grid = input_grid(job, rule);
+    return quantize_inputs(job, &grid, rule->fixed, rule->clip, q);
+}
+
+qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q)
+{
+    const struct qnti_layout *layout = job->layout;
+    struct qnti_grid grid, scales;
+    float range[2];
+    if (!layout || !layout->inputs)
+        return QNT_OK;
+    layout->inputs(job->kernels, &grid);
+    if (layout->global_inputs) {
+        QNT_TRY(find_range(job, q, "a global scale", range));
+        qnti_global_scale(job->kernels, fmaxf(-range[0], range[1]), &scales, &grid);
+    }
+    return quantize_inputs(job, &grid, layout->fixed_inputs, 0, q);
 }
 
 bool qnti_inputs_offered(const struct qnti_input_params *p)

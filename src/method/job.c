@@ -3,18 +3,30 @@
  */
 #include "method/method.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 #include "base/kernels.h"
+#include "base/number.h"
 #include "method/recipe.h"
 #include "solve/solve.h"
 #include "transform/fold.h"
 
+void qnti_global_scale(const struct qnti_kernels *kernels, float most, struct qnti_grid *second, struct qnti_grid *grid)
+{
+    float divisor = qnti_e4m3.most * grid->book->number->most / fmaxf(most, FLT_MIN);
+    *second = qnti_divided_grid(kernels, &qnti_fp8_e4m3, isfinite(divisor) ? fmaxf(divisor, FLT_MIN) : 1);
+    grid->scale_grid = second;
+}
+
 qnt_status qnti_job_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid)
 {
     const struct qnti_affine_params *p = params;
-    if (qnti_layout_grid(job->layout, job->kernels, grid))
+    if (qnti_layout_grid(job->layout, job->kernels, grid)) {
+        if (job->layout->global_scale)
+            qnti_global_scale(job->kernels, job->most_weight, &job->second[0], grid);
         return QNT_OK;
+    }
     if (p->sym && p->sym_grid == 1 && p->bits == 1)
         return qnti_fail(job->ctx, QNT_INVALID, "sym_grid=absmax has no level above 0 with bits=1; it needs 2 or more");
     *grid = qnti_affine_grid(job->kernels, (unsigned)p->bits, p->per_tensor ? 0 : (size_t)p->group_size,

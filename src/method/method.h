@@ -156,6 +156,7 @@ struct qnti_job {
     const struct qnti_transform *transform; /* of the site, once it is chosen; NULL: none */
     float *weight;                       /* (rows, in) f32 of the layer in hand, in the quantized coordinates */
     size_t rows, layer;                  /* of the weight; which of the site's layers it is */
+    float most_weight;                   /* largest |W| of the site's layers, where a format has one divisor for all */
     float **aimed;                       /* [layers] the weight that makes up for earlier losses, once there is one */
     float *importance;                   /* [in] mean of x^2, or NULL */
     float *row_power;                    /* [out] mean square of each weight row; NULL where no grid asks for it */
@@ -190,6 +191,12 @@ qnt_status qnti_affine_check(qnt_context *ctx, const char *method, const struct 
  * struct qnti_affine_params, or begins with one.
  */
 qnt_status qnti_job_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid);
+/*
+ * Scales of the grid become FP8 codes with one divisor, of the largest magnitude of all, which gets the largest code
+ * (nvfp4: compressed-tensors). `second` holds the grid of the scales.
+ */
+void qnti_global_scale(const struct qnti_kernels *kernels, float most, struct qnti_grid *second,
+                       struct qnti_grid *grid);
 /* The grid of whichever method fills the weights. */
 qnt_status qnti_job_weights_grid(struct qnti_job *job, struct qnti_grid *grid);
 /* Importance counts only on grids whose own search uses it: NULL on others. */
@@ -248,6 +255,8 @@ bool qnti_inputs_offered(const struct qnti_input_params *p);
 unsigned qnti_inputs_needs(const struct qnti_input_params *p);
 /* Combinations of them that mean nothing. */
 qnt_status qnti_inputs_check(qnt_context *ctx, const char *method, const struct qnti_input_params *p);
+/* As the format has it where the recipe does not quantize them; not at all where it does not say. */
+qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q);
 
 /* --- magnitudes.c: how large channels are --- */
 

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 #include "base/clock.h"
+#include "base/kernels.h"
 #include "base/tensor.h"
 #include "linalg/blas.h"
 #include "method/given.h"
@@ -198,15 +199,64 @@ static qnt_status run_transform(const struct site *site, const struct qnti_recip
     return qnti_job_transform(job, t);
 }
 
+/* The largest magnitude of the layers' weights, where a format scales all of them by it. */
+static qnt_status find_most_weight(const struct site *site)
+{
+    struct qnti_job *job = site->job;
+    job->most_weight = 0;
+    if (!job->layout || !job->layout->global_scale)
+        return QNT_OK;
+    for (size_t i = 0; i < site->count; i++) {
+        qnt_status status;
+        job->layer = i;
+        status = load_layer(job, &site->layers[i]);
+        for (size_t r = 0; status == QNT_OK && r < job->rows; r++) {
+            size_t in = site->layers[i].weight.cols;
+            float lo, hi;
+            job->kernels->range(in, job->weight + r * in, &lo, &hi);
+            job->most_weight = fmaxf(job->most_weight, fmaxf(-lo, hi));
+        }
+        job_free_layer(job);
+        QNT_TRY(status);
+    }
+    return QNT_OK;
+}
+
+/* The same while a search scales weights, which then may be larger: a few of FP8's 18 binades are left free. */
+static qnt_status guess_most_weight(const struct site *site)
+{
+    enum { ROOM = 8 };
+    QNT_TRY(find_most_weight(site));
+    site->job->most_weight *= ROOM;
+    return QNT_OK;
+}
+
+/* Inputs that the recipe leaves as they are are the format's affair; others must be such as it can hold. */
+static qnt_status settle_inputs(const struct site *site, const qnt_recipe *recipe)
+{
+    for (size_t i = 0; i < site->count; i++) {
+        if (recipe->provider[QNTI_STAGE_ACTIVATIONS] < 0 && !site->q[i]->act)
+            QNT_TRY(qnti_job_prescribed_inputs(site->job, site->q[i]));
+        else if (site->job->layout && site->job->layout->holds_inputs)
+            QNT_TRY(qnti_layout_holds_inputs(site->job->layout, site->q[i]));
+    }
+    return find_most_weight(site);
+}
+
 static qnt_status run_stages(const struct site *site, const qnt_recipe *recipe, struct qnti_transform *t)
 {
     if (site->kept)
         QNT_TRY(keep_transform(site, site->kept));
-    if (qnti_recipe_transforms(recipe) && !site->folded)
+    if (qnti_recipe_transforms(recipe) && !site->folded) {
+        QNT_TRY(guess_most_weight(site));
         QNT_TRY(run_transform(site, &recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]], t));
-    for (int stage = QNTI_STAGE_ACTIVATIONS; stage < QNTI_STAGE_CORRECT; stage++)
+    }
+    for (int stage = QNTI_STAGE_ACTIVATIONS; stage < QNTI_STAGE_CORRECT; stage++) {
         QNT_TRY(run_stage(site, recipe, recipe->provider[stage] < 0 ? NULL : &recipe->steps[recipe->provider[stage]],
                           (enum qnti_stage)stage));
+        if (stage == QNTI_STAGE_ACTIVATIONS)
+            QNT_TRY(settle_inputs(site, recipe));
+    }
     for (size_t s = 0; s < recipe->count; s++)
         if (qnti_recipe_corrects(&recipe->steps[s]))
             QNT_TRY(run_stage(site, recipe, &recipe->steps[s], QNTI_STAGE_CORRECT));
@@ -504,6 +554,8 @@ qnt_status qnti_choose_transform(qnt_context *ctx, const qnt_recipe *recipe, con
     qnt_recipe *adapted = NULL;
     qnt_status status;
     QNT_CHECK(job_open(ctx, recipe, choice->layers, qnti_recipe_transform_needs(recipe), &job, &adapted));
+    QNT_CHECK(QNTI_NEW(ctx, choice->count, &job.aimed));
+    QNT_CHECK(guess_most_weight(&(struct site){.job = &job, .layers = choice->layers, .count = choice->count}));
     job.producer = choice->producer;
     job.unit = choice->unit;
     job.samples = choice->samples;
@@ -513,6 +565,7 @@ qnt_status qnti_choose_transform(qnt_context *ctx, const qnt_recipe *recipe, con
     job.params = step->params;
     QNT_CHECK(step->method->stages[QNTI_STAGE_TRANSFORM].transform(&job, choice->layers, choice->count, t));
 cleanup:
+    qnti_free(ctx, job.aimed);
     job_free_site(&job);
     qnt_recipe_destroy(adapted);
     return status;

@@ -304,7 +304,7 @@ static qnt_status leave_out_activations(qnt_recipe *recipe, const struct qnti_la
 {
     int s = recipe->provider[QNTI_STAGE_ACTIVATIONS];
     const struct qnti_recipe_step *step;
-    if (s < 0 || qnti_layout_at_run_time(layout))
+    if (s < 0 || qnti_layout_at_run_time(layout) || layout->holds_inputs)
         return QNT_OK;
     if (layout->methods && s == recipe->provider[QNTI_STAGE_WEIGHTS]) /* they come with the grid */
         return QNT_OK;
@@ -312,8 +312,9 @@ static qnt_status leave_out_activations(qnt_recipe *recipe, const struct qnti_la
     for (size_t i = 0; i < step->method->table.count; i++)
         if ((step->given >> i & 1) && strncmp(step->method->table.rows[i].name, "act_", 4) == 0)
             return qnti_fail(recipe->ctx, QNT_INVALID,
-                             "%s of method %s is given, but format %s holds no quantized activations; native does",
-                             step->method->table.rows[i].name, step->method->name, layout->name);
+                             "%s of method %s is given, but format %s %s quantized activations; native does",
+                             step->method->table.rows[i].name, step->method->name, layout->name,
+                             layout->inputs ? "holds no other than its own" : "holds no");
     recipe->provider[QNTI_STAGE_ACTIVATIONS] = -1;
     return QNT_OK;
 }
@@ -410,7 +411,7 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
     if (layout)
         QNT_TRY(check_listed(recipe->ctx, layout, weights->method));
     QNT_TRY(check_beside(recipe, layout));
-    for (size_t i = 0; layout && layout->ggml && i < sizeof prescribed / sizeof *prescribed; i++)
+    for (size_t i = 0; qnti_layout_prescribes(layout) && i < sizeof prescribed / sizeof *prescribed; i++)
         if (qnti_recipe_given(weights, prescribed[i]))
             return qnti_fail(recipe->ctx, QNT_INVALID,
                              "%s of method %s is given, but format %s prescribes its grid; native can hold any",
@@ -418,14 +419,16 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
     QNT_TRY(qnt_recipe_copy(recipe, adapted));
     status = layout ? prefer(*adapted, layout->preferred, pairs) : QNT_OK;
     weights = qnti_recipe_weights(*adapted);
-    for (size_t i = 0; status == QNT_OK && layout && !layout->ggml && i < sizeof prescribed / sizeof *prescribed; i++)
-        if (qnti_param_find(&weights->method->table, prescribed[i]))
+    for (size_t i = 0; status == QNT_OK && layout && i < sizeof prescribed / sizeof *prescribed; i++)
+        if (!qnti_layout_prescribes(layout) && qnti_param_find(&weights->method->table, prescribed[i]))
             status = qnti_layout_accepts(recipe->ctx, layout, weights->method->name, prescribed[i],
                                          qnti_recipe_number(weights, prescribed[i], 0));
     if (status == QNT_OK && layout)
         status = check_refused(recipe->ctx, layout, weights);
     if (status == QNT_OK)
         status = leave_out_activations(*adapted, layout);
+    if (status == QNT_OK && layout && (layout->fixed_inputs || layout->global_inputs))
+        (*adapted)->layout_needs = QNTI_NEED_MOMENTS;
     if (status != QNT_OK) {
         qnt_recipe_destroy(*adapted);
         *adapted = NULL;
@@ -481,7 +484,7 @@ unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe)
 
 unsigned qnti_recipe_weights_needs(const qnt_recipe *recipe)
 {
-    unsigned needs = 0;
+    unsigned needs = recipe->layout_needs;
     for (size_t s = 0; s < recipe->count; s++)
         if (recipe->provider[QNTI_STAGE_ACTIVATIONS] == (int)s || recipe->provider[QNTI_STAGE_WEIGHTS] == (int)s ||
             qnti_recipe_corrects(&recipe->steps[s]))

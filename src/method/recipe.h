@@ -21,6 +21,7 @@ struct qnt_recipe {
     struct qnti_recipe_step steps[QNTI_MOST_METHODS];
     size_t count;
     int provider[QNTI_STAGES];   /* step of each of the first three stages, -1: none */
+    unsigned layout_needs;       /* of a recipe that is adapted: what its layout asks for, bits of enum qnti_need */
     struct qnti_buffer text;
 };
 

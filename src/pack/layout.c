@@ -26,9 +26,16 @@
 #define WIDTHS_2348 (1u << 2 | 1u << 3 | 1u << 4 | 1u << 8)
 
 /* Words of 32 bits hold whole runs of codes, along the columns and, for zeros, along the rows. */
-static const struct qnti_affine_limits gptq_v1 = {WIDTHS_2348, 1, true, false, 32, 32};
-static const struct qnti_affine_limits gptq_v2 = {WIDTHS_2348, 0, true, false, 32, 32};
-static const struct qnti_affine_limits awq = {1u << 4, 0, false, true, 1, 8};
+static const struct qnti_affine_limits gptq_v1 = {WIDTHS_2348, 1, true, false, 32, 32, false, false};
+static const struct qnti_affine_limits gptq_v2 = {WIDTHS_2348, 0, true, false, 32, 32, false, false};
+static const struct qnti_affine_limits awq = {1u << 4, 0, false, true, 1, 8, false, false};
+
+/* Scales in bf16: every type of a model's floats holds those. */
+#define WIDTHS_TO_8 (2u * 255u)
+static const struct qnti_affine_limits ct_any = {WIDTHS_TO_8, 0, false, false, 1, 1, true, true};
+static const struct qnti_affine_limits ct_four = {1u << 4, 0, false, false, 1, 1, true, true};
+static const struct qnti_affine_limits ct_eight = {1u << 8, 0, false, false, 1, 1, true, true};
+#define WIDE "bits=8,group_size=0,sym=true"
 
 static const char *const bnb_methods[] = {"bnb4", "llm_int8", NULL};
 
@@ -40,6 +47,12 @@ static const char *const bnb_methods[] = {"bnb4", "llm_int8", NULL};
     {                                                                                                                  \
         .name = "gguf:" type, .title = words, .ggml = type, .scale_type = QNT_F16, .recipe = "awq,gptq",               \
         .preferred = prefer, .packer = &qnti_block_packer                                                              \
+    }
+
+#define COMPRESSED(variant, words, prefer, limit, ...)                                                                 \
+    {                                                                                                                  \
+        .name = "compressed-tensors" variant, .title = words, .scale_type = QNT_BF16, .preferred = prefer,             \
+        .limits = limit, .fused = true, .packer = &qnti_ct_packer, __VA_ARGS__                                         \
     }
 
 static const struct qnti_layout layouts[] = {
@@ -65,6 +78,24 @@ static const struct qnti_layout layouts[] = {
      .packer = &qnti_gptq_packer},
     {.name = "awq", .title = "4 bits with zeros, GEMM order", .scale_type = QNT_F16,
      .preferred = "bits=4,group_size=128,sym=false", .limits = &awq, .packer = &qnti_awq_packer},
+    COMPRESSED("", "integers of 1 to 8 bits; with quantized inputs in bytes of their own", "sym=true", &ct_any,
+               .holds_inputs = true),
+    COMPRESSED(":w4a16", "4 bits, groups of 128", "bits=4,group_size=128,sym=true", &ct_four, .inputs = NULL),
+    COMPRESSED(":w8a16", "8 bits, rows", WIDE, &ct_eight, .inputs = NULL),
+    COMPRESSED(":w8a8", "8 bits, rows; inputs of 8 bits, by tokens unless the recipe says", WIDE, &ct_eight,
+               .inputs = qnti_ct_int8_tokens, .holds_inputs = true),
+    COMPRESSED(":fp8", "FP8 by tensors, static inputs", NULL, NULL, .grid = qnti_ct_fp8_tensor,
+               .inputs = qnti_ct_fp8_inputs, .fixed_inputs = true),
+    COMPRESSED(":fp8-dynamic", "FP8 by rows, inputs by tokens", NULL, NULL, .grid = qnti_ct_fp8_channel,
+               .inputs = qnti_ct_fp8_tokens),
+    COMPRESSED(":fp8-block", "FP8 in blocks of 128 x 128, inputs in groups of 128", NULL, NULL,
+               .grid = qnti_ct_fp8_block, .inputs = qnti_ct_fp8_groups),
+    COMPRESSED(":nvfp4a16", "NVFP4: FP4 in groups of 16 with FP8 scales", NULL, NULL, .grid = qnti_ct_nvfp4,
+               .global_scale = true),
+    COMPRESSED(":nvfp4", "NVFP4, inputs too", NULL, NULL, .grid = qnti_ct_nvfp4, .global_scale = true,
+               .inputs = qnti_ct_nvfp4, .global_inputs = true),
+    COMPRESSED(":mxfp4a16", "MXFP4: FP4 in groups of 32 with powers of two", NULL, NULL, .grid = qnti_ct_mxfp4),
+    COMPRESSED(":mxfp4", "MXFP4, inputs too", NULL, NULL, .grid = qnti_ct_mxfp4, .inputs = qnti_ct_mxfp4),
     {.name = "bnb", .title = "bitsandbytes: NF4, FP4, or 8 bits with outliers at run time", .scale_type = QNT_F32,
      .recipe = "bnb4", .methods = bnb_methods, .beside = QNTI_BESIDE_GRID,
      .refused = "outlier_weights=fp16,row_stat=kept", .packer = &qnti_bnb_packer},
@@ -99,12 +130,20 @@ const struct qnti_layout *qnti_layout_find(qnt_context *ctx, const char *name)
 
 bool qnti_layout_grid(const struct qnti_layout *layout, const struct qnti_kernels *kernels, struct qnti_grid *grid)
 {
-    return layout && layout->ggml && qnti_ggml_grid(kernels, layout->ggml, grid);
+    if (!layout || !layout->grid)
+        return layout && layout->ggml && qnti_ggml_grid(kernels, layout->ggml, grid);
+    layout->grid(kernels, grid);
+    return true;
+}
+
+bool qnti_layout_prescribes(const struct qnti_layout *layout)
+{
+    return layout && (layout->ggml || layout->grid);
 }
 
 bool qnti_layout_at_run_time(const struct qnti_layout *layout)
 {
-    return !layout || (!layout->ggml && !layout->limits && !layout->methods);
+    return !layout || (!qnti_layout_prescribes(layout) && !layout->limits && !layout->methods);
 }
 
 bool qnti_layout_lists(const struct qnti_layout *layout, const char *method)
@@ -112,15 +151,20 @@ bool qnti_layout_lists(const struct qnti_layout *layout, const char *method)
     const char *const *name = layout->methods;
     while (name && *name && strcmp(*name, method) != 0)
         name++;
-    return name ? *name != NULL : !layout->ggml && !layout->limits;
+    return name ? *name != NULL : !qnti_layout_prescribes(layout) && !layout->limits;
 }
 
 /* Columns of which a width must be a multiple. */
 static size_t columns_of(const struct qnti_layout *layout)
 {
     const struct qnti_ggml_type *type = layout->ggml ? qnti_ggml_type_named(layout->ggml) : NULL;
+    struct qnti_grid grid;
     if (type)
         return type->elements;
+    if (layout->grid) {
+        layout->grid(NULL, &grid);
+        return qnti_max(grid.map.cols, 1);
+    }
     return layout->limits ? layout->limits->in_multiple : 1;
 }
 
@@ -148,13 +192,13 @@ const char *qnti_layout_misfit(const struct qnti_layout *layout, size_t out, siz
 
 static bool accepts(const struct qnti_layout *layout, const char *parameter, double value)
 {
-    if (layout->ggml || layout->methods)
+    if (qnti_layout_prescribes(layout) || layout->methods)
         return false;
     if (!layout->limits)
         return true;
     if (strcmp(parameter, "bits") == 0)
         return value >= 0 && value < 32 && layout->limits->widths >> (unsigned)value & 1;
-    return strcmp(parameter, "per_tensor") != 0 || value == 0;
+    return layout->limits->per_tensor || strcmp(parameter, "per_tensor") != 0 || value == 0;
 }
 
 qnt_status qnti_layout_accepts(qnt_context *ctx, const struct qnti_layout *layout, const char *method,
@@ -174,9 +218,25 @@ qnt_status qnti_layout_accepts(qnt_context *ctx, const struct qnti_layout *layou
 
 /* --- what a layer has beside its grid --- */
 
+static bool holds_inputs(const struct qnti_layout *layout, const struct qnti_actquant *act)
+{
+    bool any = layout->methods || layout->holds_inputs || layout->inputs;
+    return any && layout->packer && layout->packer->inputs && layout->packer->inputs(act);
+}
+
+qnt_status qnti_layout_holds_inputs(const struct qnti_layout *layout, const qnt_qlinear *q)
+{
+    if (!q->act || (layout->beside & QNTI_BESIDE_INPUTS) || holds_inputs(layout, q->act))
+        return QNT_OK;
+    return qnti_fail(q->ctx, QNT_UNSUPPORTED,
+                     "layer %s: readers of format %s have no inputs that are quantized in this way (%u bits%s); native "
+                     "can hold it", q->name, layout->name, q->act->grid.bits,
+                     q->act->threshold > 0 ? ", a threshold" : q->act->clip > 0 && q->act->clip < 1 ? ", clipped" : "");
+}
+
 static unsigned beside_grid(const struct qnti_layout *layout, const qnt_qlinear *q)
 {
-    bool own_inputs = q->act && layout->packer && layout->packer->inputs && layout->packer->inputs(q->act);
+    bool own_inputs = q->act && holds_inputs(layout, q->act);
     return (q->segment_count != 1 ? QNTI_BESIDE_SEGMENTS : 0u) | (q->sparse.count ? QNTI_BESIDE_SPARSE : 0u) |
            (q->lowrank_a ? QNTI_BESIDE_LOWRANK : 0u) | (q->full ? QNTI_BESIDE_COPY : 0u) |
            (!qnti_transform_is_identity(&q->transform) ? QNTI_BESIDE_TRANSFORM : 0u) |
@@ -222,14 +282,26 @@ static bool same_second(const struct qnti_grid *a, const struct qnti_grid *b)
            a->map.cols == b->map.cols && a->scale_type == b->scale_type;
 }
 
+static bool same_levels(const struct qnti_grid *a, const struct qnti_codebook *book)
+{
+    return !book || (a->table && qnti_codebook_is(book, a->bits, a->table));
+}
+
+/* Scales of a layout that stores floats of any type. */
+static bool same_scales(const struct qnti_layout *layout, qnt_dtype a, qnt_dtype b)
+{
+    return a == b || (layout->grid && a <= QNT_BF16 && b <= QNT_BF16);
+}
+
 /* Two grids store the same numbers in the same way, however their scales were found. */
-static bool same_grid(const struct qnti_grid *a, const struct qnti_grid *b)
+static bool same_grid(const struct qnti_layout *layout, const struct qnti_grid *a, const struct qnti_grid *b)
 {
     if (a->form == QNTI_FORM_FLOAT || b->form == QNTI_FORM_FLOAT)
         return a->form == b->form && a->float_type == b->float_type;
     return a->form == b->form && a->bits == b->bits && a->map.kind == b->map.kind && a->map.rows == b->map.rows &&
-           a->map.cols == b->map.cols && a->scale_type == b->scale_type && a->constant_offset == b->constant_offset &&
-           (!a->constant_offset || a->offset == b->offset) && same_second(a->scale_grid, b->scale_grid) &&
+           a->map.cols == b->map.cols && same_scales(layout, a->scale_type, b->scale_type) &&
+           a->constant_offset == b->constant_offset && (!a->constant_offset || a->offset == b->offset) &&
+           same_levels(a, b->book) && (layout->global_scale || same_second(a->scale_grid, b->scale_grid)) &&
            same_second(a->offset_grid, b->offset_grid);
 }
 
@@ -238,7 +310,7 @@ static qnt_status holds_grid(const struct qnti_layout *layout, const qnt_qlinear
     const struct qnti_grid *is = &q->segments[0].weight->grid;
     struct qnti_grid grid;
     qnti_layout_grid(layout, is->kernels, &grid);
-    if (same_grid(is, &grid))
+    if (same_grid(layout, is, &grid))
         return QNT_OK;
     return qnti_fail(q->ctx, QNT_UNSUPPORTED,
                      "layer %s: a grid of %u bits in groups of %zu is not that of format %s; native can hold it",
@@ -252,12 +324,15 @@ static const char *strange_grid(const struct qnti_layout *layout, const struct q
         return "a grid that is not (code - zero) * scale";
     if (!(layout->limits->widths >> g->bits & 1))
         return "codes of this width";
-    if (g->map.rows != 1 || g->map.kind == QNTI_MAP_FLAT)
+    if ((g->map.rows != 1 && !(layout->limits->per_tensor && !g->map.rows && !g->map.cols)) ||
+        g->map.kind == QNTI_MAP_FLAT)
         return "scales that several rows share";
     if (g->map.kind == QNTI_MAP_INDEX && !layout->group_index)
         return "groups along an order of processing";
     if (g->scale_grid || g->offset_grid)
         return "scales that are codes themselves";
+    if (layout->limits->any_floats && g->scale_type <= QNT_BF16)
+        return NULL;
     return g->scale_type == layout->scale_type ? NULL : "scales of another type";
 }
 
@@ -304,7 +379,7 @@ qnt_status qnti_layout_holds(const struct qnti_layout *layout, const qnt_qlinear
     if (part)
         return qnti_fail(q->ctx, QNT_UNSUPPORTED, "layer %s: format %s cannot hold %s; native can", q->name,
                          layout->name, part);
-    if (layout->ggml)
+    if (qnti_layout_prescribes(layout))
         return holds_grid(layout, q);
     return layout->limits ? holds_affine(layout, q) : QNT_OK;
 }

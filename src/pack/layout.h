@@ -1,7 +1,7 @@
 /*
  * layout.h - the table of layouts: what a format can hold of a quantized layer, and who packs it.
  *
- * A layout either prescribes its grid (the blocks of ggml), or states limits
+ * A layout either prescribes its grid (the blocks of ggml, FP8), or states limits
  * of the affine grids that it can hold (GPTQ, AWQ), or names the methods that
  * make its grids (bitsandbytes), or holds everything (native). Callers ask the functions below and need not know which.
  */
@@ -14,13 +14,15 @@
 
 struct qnti_layout;
 
-/* Affine grids with a scale for each row and group, zeros that are whole numbers, scales in the layout's type. */
+/* Affine grids with a scale for each row and group, zeros that are whole numbers, scales in the layout's type, but: */
 struct qnti_affine_limits {
     unsigned widths;                     /* bit b: codes of b bits */
     unsigned least_zero;                 /* a zero lies in least_zero .. least_zero + 2^bits - 1 */
     bool short_group;                    /* a last group that is shorter */
     bool one_group;                      /* a model's layers have one group size */
     size_t in_multiple, out_multiple;
+    bool per_tensor;                     /* one scale for all rows, too */
+    bool any_floats;                     /* scales are stored in whatever type of floats they have */
 };
 
 /* Codes to bytes and back; the layer has been checked by qnti_layout_holds. data[i] belongs to tensors[i]. */
@@ -41,6 +43,11 @@ extern const struct qnti_packer qnti_block_packer;   /* blocks.c: rows of a ggml
 extern const struct qnti_packer qnti_gptq_packer;    /* gptq.c */
 extern const struct qnti_packer qnti_awq_packer;     /* awq.c */
 extern const struct qnti_packer qnti_bnb_packer;     /* bnb.c */
+extern const struct qnti_packer qnti_ct_packer;      /* compressed.c */
+/* compressed_grids.c: what formats of compressed-tensors prescribe. */
+typedef void qnti_layout_grid_fn(const struct qnti_kernels *kernels, struct qnti_grid *grid);
+qnti_layout_grid_fn qnti_ct_fp8_tensor, qnti_ct_fp8_channel, qnti_ct_fp8_block, qnti_ct_nvfp4, qnti_ct_mxfp4;
+qnti_layout_grid_fn qnti_ct_int8_tokens, qnti_ct_fp8_inputs, qnti_ct_fp8_tokens, qnti_ct_fp8_groups;
 /* The name of a grid of 4 bits there, "nf4" or "fp4"; NULL: it is another one. */
 const char *qnti_bnb_type(const struct qnti_grid *grid);
 
@@ -53,6 +60,12 @@ enum qnti_beside {
 struct qnti_layout {
     const char *name, *title;
     const char *ggml;                    /* name of the ggml type that prescribes the grid, or NULL */
+    qnti_layout_grid_fn *grid;           /* the grid that it prescribes otherwise, or NULL */
+    qnti_layout_grid_fn *inputs;         /* how inputs are quantized where the recipe does not say; or NULL: not */
+    bool fixed_inputs;                   /* those have one scale by calibration */
+    bool global_scale, global_inputs;    /* the scales of the grid, of the inputs' grid, are FP8 with one divisor */
+    bool holds_inputs;                   /* quantized inputs of the recipe, as the packer's `inputs` says */
+    bool fused;                          /* readers join q, k, v and gate, up: their grids must be alike */
     qnt_dtype scale_type;                /* of scales that the method chooses */
     const char *recipe;                  /* with calibration, where the user names none; NULL: gptq */
     const char *const *methods;          /* whose own grids it holds, no others, the first by default; NULL behind */
@@ -70,6 +83,10 @@ const struct qnti_layout *qnti_layout_find(qnt_context *ctx, const char *name);
 const struct qnti_layout *qnti_layout_at(size_t index);
 /* Whether the layout prescribes a grid, and which. */
 bool qnti_layout_grid(const struct qnti_layout *layout, const struct qnti_kernels *kernels, struct qnti_grid *grid);
+/* Whether it prescribes one. */
+bool qnti_layout_prescribes(const struct qnti_layout *layout);
+/* QNT_UNSUPPORTED: the layer's inputs are quantized in a way that the format's readers have not. */
+qnt_status qnti_layout_holds_inputs(const struct qnti_layout *layout, const qnt_qlinear *q);
 /* Whether grids of a method of its own, not asked of the layout, can stand there. */
 bool qnti_layout_lists(const struct qnti_layout *layout, const char *method);
 /* Whether what is done at run time stands beside the codes: a transform, quantized activations. NULL: yes. */

@@ -7,6 +7,7 @@
 #include <string.h>
 #include "base/kernels.h"
 #include "base/number.h"
+#include "base/tensor.h"
 #include "pack/native_fields.h"
 
 struct writer {
@@ -66,16 +67,10 @@ static qnt_status add_u32(const struct writer *w, const char *suffix, const uint
 static qnt_status add_floats(const struct writer *w, const char *suffix, qnt_dtype type, const float *x, size_t rank,
                              size_t rows, size_t cols)
 {
-    const struct qnti_kernels *k = qnti_context_kernels(w->ctx);
     size_t n = rank == 1 ? rows : rows * cols;
     void *data;
     QNT_TRY(add(w, suffix, qnti_dtype_name(type), rank, rows, cols, n * qnti_dtype_bytes(type), &data));
-    if (type == QNT_F16)
-        k->f32_to_f16(n, x, data);
-    else if (type == QNT_BF16)
-        k->f32_to_bf16(n, x, data);
-    else
-        memcpy(data, x, n * sizeof *x);
+    qnti_narrow(w->ctx, type, x, n, data);
     return QNT_OK;
 }
 
@@ -124,6 +119,14 @@ static qnt_status add_grid(const struct writer *w, const struct qnti_numbers *q)
     return add_words(w, "grid", words, GRID_WORDS);
 }
 
+/* What the levels of a codebook are: a table, and what all of them are divided by. */
+static qnt_status add_levels(const struct writer *w, const struct qnti_grid *g)
+{
+    if (g->table)
+        QNT_TRY(add_floats(w, "table", QNT_F32, g->table, 1, g->levels, 0));
+    return g->divisor > 0 ? add_floats(w, "divisor", QNT_F32, &g->divisor, 1, 1, 0) : QNT_OK;
+}
+
 /* Integer offsets are codes of the grid's own width. */
 static qnt_status add_integer_offsets(const struct writer *w, const struct qnti_numbers *q)
 {
@@ -155,8 +158,7 @@ static qnt_status add_numbers(const struct writer *w, const char *suffix, const 
     QNT_TRY(add_codes(&inner, q));
     if (q->index)
         QNT_TRY(add_u32(&inner, "index", q->index, q->cols));
-    if (q->table)
-        QNT_TRY(add_floats(&inner, "table", QNT_F32, q->table, 1, q->grid.levels, 0));
+    QNT_TRY(add_levels(&inner, &q->grid));
     QNT_TRY(add_numbers(&inner, "scale", q->scale));
     if (q->offset && q->grid.integer_offset)
         QNT_TRY(add_integer_offsets(&inner, q));
@@ -165,16 +167,21 @@ static qnt_status add_numbers(const struct writer *w, const char *suffix, const 
     return add_numbers(&inner, "codebook", q->codebook);
 }
 
-/* A grid whose scales are made at run time, for rows of `cols` numbers. */
-static qnt_status add_dynamic_grid(const struct writer *w, const char *suffix, const struct qnti_grid *grid,
-                                   size_t cols)
+/* A grid without numbers, and that of its scales. */
+static qnt_status add_bare_grid(const struct writer *w, const char *suffix, const struct qnti_grid *grid, size_t cols)
 {
+    const struct qnti_numbers shape = {.grid = *grid, .rows = 1, .cols = cols};
     char prefix[512];
     struct writer inner = {w->ctx, w->tensors, prefix};
-    struct qnti_numbers shape = {.grid = *grid, .rows = 1, .cols = cols};
-    snprintf(prefix, sizeof prefix, "%s.%s_grid", w->prefix, suffix);
+    if (snprintf(prefix, sizeof prefix, "%s.%s", w->prefix, suffix) >= (int)sizeof prefix)
+        return qnti_fail(w->ctx, QNT_INVALID, "the name %s is too long", w->prefix);
     QNT_TRY(add_grid(&inner, &shape));
-    return grid->map.kind == QNTI_MAP_INDEX ? add_u32(&inner, "index", grid->map.index, cols) : QNT_OK;
+    if (grid->map.kind == QNTI_MAP_INDEX)
+        QNT_TRY(add_u32(&inner, "index", grid->map.index, cols));
+    QNT_TRY(add_levels(&inner, grid));
+    if (!grid->scale_grid)
+        return QNT_OK;
+    return add_bare_grid(&inner, "scale", grid->scale_grid, qnti_map_groups(&grid->map, 1, cols));
 }
 
 static qnt_status add_act(const struct writer *w, const char *suffix, const struct qnti_actquant *act)
@@ -190,10 +197,10 @@ static qnt_status add_act(const struct writer *w, const char *suffix, const stru
     words[ACT_RANGE_OF_KEPT] = act->range_of_kept;
     words[ACT_GIVEN] = act->given;
     QNT_TRY(add_words(w, suffix, words, ACT_WORDS));
-    if (!act->fixed)
-        return add_dynamic_grid(w, suffix, &act->grid, act->cols);
     snprintf(name, sizeof name, "%s_grid", suffix);
-    return add_numbers(w, name, act->fixed);
+    if (act->fixed)
+        return add_numbers(w, name, act->fixed);
+    return add_bare_grid(w, name, &act->grid, act->cols);
 }
 
 static qnt_status add_cache(const struct writer *w, const struct qnti_cache *cache)
@@ -209,7 +216,7 @@ static qnt_status add_cache(const struct writer *w, const struct qnti_cache *cac
     words[CACHE_SINKS] = (int32_t)cache->sinks;
     words[CACHE_CLIP_BITS] = (int32_t)qnti_bits(cache->clip);
     QNT_TRY(add_words(w, "output", words, CACHE_WORDS));
-    return add_dynamic_grid(w, "output", &cache->grid, cache->head_dim);
+    return add_bare_grid(w, "output_grid", &cache->grid, cache->head_dim);
 }
 
 static qnt_status add_transform(const struct writer *w, const struct qnti_transform *t, size_t in)

@@ -80,7 +80,7 @@ static void grid_text(const struct qnt_plan *plan, size_t target, char text[GRID
 {
     const struct qnti_layout *layout = qnti_layout_find(plan->ctx, plan->job.targets[target].layout);
     bool run_time = qnti_recipe_transforms(plan->recipes[target]) && qnti_layout_at_run_time(layout);
-    if (!layout || layout->ggml)
+    if (!layout || qnti_layout_prescribes(layout) || layout->inputs || layout->holds_inputs)
         snprintf(text, GRID_BYTES, "%s", plan->job.targets[target].layout);
     else
         snprintf(text, GRID_BYTES, "the method's, scales in %s%s%s", qnti_dtype_name(layout->scale_type),

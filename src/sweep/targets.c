@@ -195,7 +195,8 @@ static qnt_status make_recipe(struct qnt_plan *plan, size_t index, size_t *used)
         layout = qnti_layout_find(plan->ctx, t->layout);
         status = layout ? qnti_recipe_adapt(own, layout, on_text(plan), &plan->recipes[index]) : QNT_NOT_FOUND;
         if (status == QNT_OK && quantizes_inputs(own) && !quantizes_inputs(plan->recipes[index]))
-            t->note = "its inputs are not quantized: the format holds no activations";
+            t->note = layout->inputs ? "its inputs are quantized as the format prescribes"
+                                     : "its inputs are not quantized: the format holds no activations";
         if (status == QNT_OK && plan->rotated && t->role == QNTI_DOWN && !qnti_layout_at_run_time(layout))
             t->note = "its inputs are not rotated: the format holds nothing to do at run time";
         if (status == QNT_OK)
@@ -244,6 +245,40 @@ static qnt_status check_groups_alike(const struct qnt_plan *plan)
     return QNT_OK;
 }
 
+/* Which of the layers that engines join a target is one of: q, k, v, or gate, up; 0: none. */
+static int joint_of(const struct qnti_target *t)
+{
+    if (t->bias)
+        return 0;
+    return t->role >= QNTI_Q && t->role <= QNTI_V ? 1 : t->role == QNTI_GATE || t->role == QNTI_UP ? 2 : 0;
+}
+
+static bool same_grids(const qnt_recipe *a, const qnt_recipe *b)
+{
+    static const char *const keys[] = {"bits", "group_size", "sym", "per_tensor"};
+    for (size_t i = 0; a && b && i < sizeof keys / sizeof *keys; i++)
+        if (qnti_recipe_number(qnti_recipe_weights(a), keys[i], 0) !=
+            qnti_recipe_number(qnti_recipe_weights(b), keys[i], 0))
+            return false;
+    return !a == !b;
+}
+
+/* Where engines join layers, their grids must be alike: refused before they are made. */
+static qnt_status check_joined_alike(const struct qnt_plan *plan)
+{
+    const struct qnti_layout *layout = qnti_layout_find(plan->ctx, plan->job.format->layout);
+    for (size_t a = 0; plan->recipe && layout && layout->fused && a < plan->job.count; a++)
+        for (size_t b = a + 1; b < plan->job.count; b++) {
+            const struct qnti_target *s = &plan->job.targets[a], *t = &plan->job.targets[b];
+            if (s->block != t->block || !joint_of(s) || joint_of(s) != joint_of(t) ||
+                same_grids(plan->recipes[a], plan->recipes[b]))
+                continue;
+            return qnti_fail(plan->ctx, QNT_INVALID, "format %s: engines join %s and %s, which must be quantized "
+                             "alike; native can hold both", layout->name, s->source->name, t->source->name);
+        }
+    return QNT_OK;
+}
+
 /* What the layers of a block get together, behind what each has of its own. */
 static qnt_status plan_block(struct qnt_plan *plan, size_t block)
 {
@@ -281,5 +316,6 @@ qnt_status qnti_targets_recipes(struct qnt_plan *plan)
     for (size_t t = 0; t < plan->job.count; t++)
         plan->paired |= plan->recipes[t] && qnt_recipe_needs_pairs(plan->recipes[t]);
     QNT_TRY(check_some_fit(plan));
-    return check_groups_alike(plan);
+    QNT_TRY(check_groups_alike(plan));
+    return check_joined_alike(plan);
 }

@@ -23,8 +23,10 @@ static size_t describe(const unsigned char *bytes, qnt_packed_tensor *t)
 {
     static const char *const names[] = {
         "qweight", "qzeros", "scales", "g_idx", "bias", "weight", "weight.absmax", "weight.quant_map",
-        "weight.nested_absmax", "weight.nested_quant_map", "weight.quant_state.bitsandbytes__nf4", "SCB"};
-    static const qnt_dtype types[] = {QNT_I32, QNT_F16, QNT_F32, QNT_BF16, QNT_U8, QNT_I8};
+        "weight.nested_absmax", "weight.nested_quant_map", "weight.quant_state.bitsandbytes__nf4", "SCB",
+        "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_global_scale", "input_scale",
+        "input_zero_point", "input_global_scale"};
+    static const qnt_dtype types[] = {QNT_I32, QNT_F16, QNT_F32, QNT_BF16, QNT_U8, QNT_I8, QNT_I64, QNT_F8_E4M3};
     enum { NAMES = sizeof names / sizeof *names, TYPES = sizeof types / sizeof *types };
     *t = (qnt_packed_tensor){.name = names[bytes[0] % NAMES], .dtype = types[bytes[1] % TYPES], .rank = bytes[2] % 4};
     t->shape[0] = bytes[3] | (size_t)bytes[4] << 8;
@@ -60,7 +62,10 @@ static void use(const qnt_qlinear *q, const char *format)
 
 int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t n)
 {
-    static const char *const formats[] = {"gptq:v1", "gptq:v2", "awq", "gguf:q4_0", "gguf:f16", "gptq", "bnb"};
+    static const char *const formats[] = {"gptq:v1", "gptq:v2", "awq", "gguf:q4_0", "gguf:f16", "gptq", "bnb",
+                                          "compressed-tensors", "compressed-tensors:w8a8", "compressed-tensors:fp8",
+                                          "compressed-tensors:fp8-dynamic", "compressed-tensors:fp8-block",
+                                          "compressed-tensors:nvfp4", "compressed-tensors:mxfp4"};
     enum { FORMATS = sizeof formats / sizeof *formats };
     qnt_context_options options = {.threads = 1};
     qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS];
