@@ -504,6 +504,32 @@ static void test_no_calibration(void **state)
     qnt_context_destroy(ctx);
 }
 
+/* Short rows of other widths than 4 and 8 would not be told from those. */
+static void test_widths(void **state)
+{
+    qnt_context *ctx = context_of(1);
+    float *w = random_floats(8 * 7, 5, 0.05f);
+    (void)state;
+    for (unsigned bits = 1; bits <= 8; bits++) {
+        qnt_packed_tensor tensors[QNT_MOST_PACKED_TENSORS];
+        size_t count, bytes;
+        char recipe[64];
+        qnt_qlinear *q;
+        for (size_t n = 32; n < 200; n++)
+            assert_int_equal(qnti_ct_width(n, qnti_ct_words(n, bits)), bits);
+        snprintf(recipe, sizeof recipe, "rtn:bits=%u,group_size=0", bits);
+        assert_ok(ctx, quantize_with(ctx, recipe, "compressed-tensors", qnt_matrix_f32(w, 8, 7), NULL, NULL, 0, &q));
+        if (bits == 4 || bits == 8)
+            assert_ok(ctx, qnt_packed_tensors(q, "compressed-tensors", tensors, &count, &bytes));
+        else
+            assert_fails(ctx, qnt_packed_tensors(q, "compressed-tensors", tensors, &count, &bytes), QNT_UNSUPPORTED,
+                         "rows so short");
+        qnt_qlinear_destroy(q);
+    }
+    free(w);
+    qnt_context_destroy(ctx);
+}
+
 /* --- damaged tensors --- */
 
 enum damage { DTYPE, RANK, ROWS, COLS, MISSING, DAMAGES };
@@ -678,7 +704,8 @@ int main(void)
         cmocka_unit_test(test_words),        cmocka_unit_test(test_nvfp4),         cmocka_unit_test(test_shared_scale),
         cmocka_unit_test(test_round_trip),   cmocka_unit_test(test_native),        cmocka_unit_test(test_scale_types),
         cmocka_unit_test(test_refusals),     cmocka_unit_test(test_damage),        cmocka_unit_test(test_bad_numbers),
-        cmocka_unit_test(test_no_calibration), cmocka_unit_test(test_other_scheme),  cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_no_calibration), cmocka_unit_test(test_widths),
+        cmocka_unit_test(test_other_scheme),  cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

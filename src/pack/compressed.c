@@ -82,7 +82,11 @@ static const char *misfit(const qnt_qlinear *q)
         return strange_floats(g, q->in);
     if (g->form != QNTI_FORM_ZERO)
         return "a grid of this form";
-    return kind_of(q) == QNTI_CT_PACKED && w->offset && g->map.rows != 1 ? "one zero for the whole tensor" : NULL;
+    if (kind_of(q) != QNTI_CT_PACKED || g->bits > 8)
+        return NULL;
+    if (qnti_ct_width(q->in, qnti_ct_words(q->in, g->bits)) != g->bits)
+        return "rows so short that their words do not tell the width of a code";
+    return w->offset && g->map.rows != 1 ? "one zero for the whole tensor" : NULL;
 }
 
 /* Static zeros must be codes; dynamic ones come from ranges with 0, as the readers find them. */

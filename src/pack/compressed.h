@@ -57,6 +57,8 @@ qnt_status qnti_ct_unpack_codes(const uint8_t *bytes, qnt_context *ctx, struct q
 qnt_status qnti_ct_pack_zeros(const struct qnti_numbers *w, qnt_context *ctx, uint8_t *bytes);
 qnt_status qnti_ct_unpack_zeros(const uint8_t *bytes, qnt_context *ctx, struct qnti_numbers *w);
 size_t qnti_ct_words(size_t n, unsigned bits);
+/* The width by which n codes take so many words; of several 4 or 8; 0: none. */
+unsigned qnti_ct_width(size_t n, size_t words);
 /*
  * The grid on which readers quantize inputs of a scheme; `scales` holds the grid of its scales where they are codes, by
  * the global scale.

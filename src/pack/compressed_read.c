@@ -105,18 +105,6 @@ static qnt_status find_kind(struct reading *r)
                      r->weight->name, qnti_dtype_name(r->weight->dtype), r->scheme->format);
 }
 
-/* The width by which so many codes take so many words; 0: none, or several. */
-static unsigned width_of(size_t in, size_t words)
-{
-    unsigned found = 0, count = 0;
-    for (unsigned bits = 1; bits <= BYTE_BITS; bits++)
-        if (qnti_ct_words(in, bits) == words) {
-            found = bits;
-            count++;
-        }
-    return count == 1 ? found : 0;
-}
-
 static qnt_status read_packed_sizes(struct reading *r)
 {
     const uint8_t *bytes;
@@ -130,7 +118,7 @@ static qnt_status read_packed_sizes(struct reading *r)
         return qnti_fail(r->set.ctx, QNT_BAD_DATA, "layer %s: weight_shape says (%lld, %lld), weight_packed has %zu "
                          "rows", r->set.layer, (long long)shape[0], (long long)shape[1], r->out);
     r->in = (size_t)shape[1];
-    r->bits = r->scheme ? r->scheme->weights.bits : width_of(r->in, words);
+    r->bits = r->scheme ? r->scheme->weights.bits : qnti_ct_width(r->in, words);
     if (r->bits && qnti_ct_words(r->in, r->bits) == words)
         return QNT_OK;
     if (!r->bits)

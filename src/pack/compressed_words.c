@@ -12,11 +12,24 @@
 #include "pack/compressed.h"
 #include "pack/words.h"
 
-enum { RUN = 512, ROWS_PER_TASK = 16 };   /* codes of a run: whole bytes at any width */
+enum { RUN = 512, ROWS_PER_TASK = 16, MOST_BITS = 8 };   /* codes of a run: whole bytes at any width */
 
 size_t qnti_ct_words(size_t n, unsigned bits)
 {
     return n / 32 * bits + qnti_ceil_div(n % 32 * bits, 32);
+}
+
+unsigned qnti_ct_width(size_t n, size_t words)
+{
+    unsigned found = 0, count = 0;
+    for (unsigned bits = 1; bits <= MOST_BITS; bits++)
+        if (qnti_ct_words(n, bits) == words) {
+            found = bits;
+            count++;
+        }
+    if (count > 1) /* fewer than 32 codes */
+        found = qnti_ct_words(n, 4) == words ? 4 : qnti_ct_words(n, MOST_BITS) == words ? MOST_BITS : 0;
+    return found;
 }
 
 struct rows {
