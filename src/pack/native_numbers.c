@@ -128,8 +128,6 @@ static qnt_status read_grid(const struct qnti_reader *r, struct qnti_grid *grid,
                                .absmax = w[GRID_ABSMAX] != 0,
                                .include_zero = w[GRID_INCLUDE_ZERO] != 0,
                                .signed_codes = w[GRID_SIGNED] != 0};
-    if (grid->real_offset)
-        grid->kind = &qnti_minmax_kind; /* where it is fitted again, for inputs */
     return QNT_OK;
 }
 
@@ -410,6 +408,8 @@ qnt_status qnti_reader_cache(const struct qnti_reader *r, size_t out, struct qnt
     QNT_TRY(status);
     if (grid.map.kind != QNTI_MAP_TILES || grid.map.rows != 1 || grid.form == QNTI_FORM_CODEBOOK)
         return qnti_reader_bad(r, "output", "has groups that are no runs");
+    if (grid.real_offset)
+        grid.kind = &qnti_minmax_kind; /* the only one of these that caches have */
     QNT_TRY(QNTI_NEW_RAW(r->ctx, 1, cache));
     **cache = (struct qnti_cache){.grid = grid, .head_dim = (size_t)w[CACHE_HEAD_DIM],
                                   .by_channel = w[CACHE_BY_CHANNEL] != 0, .rotated = w[CACHE_ROTATED] != 0,
