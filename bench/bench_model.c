@@ -28,8 +28,8 @@ enum { ORDER = 4096, PRODUCTS = 3 };
 static double site_flops(const struct qnti_checkpoint *c, size_t block, enum qnti_site site, double tokens)
 {
     double in = (double)qnti_site_width(&c->config, site), weights = 0;
-    for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++) {
-        const struct qnti_weight *w = qnti_checkpoint_weight(c, block, qnti_site_roles[site][i]);
+    for (const enum qnti_role *role = qnti_site_roles(&c->config, site); *role != QNTI_ROLES; role++) {
+        const struct qnti_weight *w = qnti_checkpoint_weight(c, block, *role);
         weights += w ? (double)w->rows * (double)w->cols : 0;
     }
     return 2 * tokens * weights + tokens * in * in + 2.0 / 3.0 * in * in * in + weights * in;

@@ -37,22 +37,12 @@ static inline float *random_array(uint64_t *state, size_t n, float size, float m
 
 static inline size_t toy_rows(const struct qnti_config *c, enum qnti_role role)
 {
-    const size_t rows[QNTI_ROLES] = {c->vocab, 1, c->vocab, 1, c->heads * c->head_dim, c->kv_heads * c->head_dim,
-                                     c->kv_heads * c->head_dim, c->hidden, 1, c->ffn, c->ffn, c->hidden};
-    return rows[role];
+    return qnti_weight_extent(c, role).rows;
 }
 
 static inline size_t toy_cols(const struct qnti_config *c, enum qnti_role role)
 {
-    const bool from_heads = role == QNTI_O, from_ffn = role == QNTI_DOWN;
-    return from_heads ? c->heads * c->head_dim : from_ffn ? c->ffn : c->hidden;
-}
-
-static inline bool toy_has_bias(const struct qnti_config *c, enum qnti_role role)
-{
-    if (role == QNTI_Q || role == QNTI_K || role == QNTI_V)
-        return c->qkv_bias;
-    return role == QNTI_O ? c->o_bias : role >= QNTI_GATE && c->mlp_bias;
+    return qnti_weight_extent(c, role).cols;
 }
 
 static inline void toy_weight(struct qnti_weight *w, size_t rows, size_t cols, float size, float middle,
@@ -77,11 +67,12 @@ static inline struct qnti_checkpoint *toy_model(qnt_context *ctx, const struct q
         for (enum qnti_role role = b ? QNTI_ATTN_NORM : QNTI_EMBED; role < QNTI_ROLES; role++) {
             struct qnti_weight *w = &m->weights[2 * (b * QNTI_ROLES + role)];
             size_t rows = toy_rows(config, role), cols = toy_cols(config, role);
-            if (role == QNTI_HEAD && config->tied_head)
+            if (!qnti_has_weight(config, role))
                 continue;
-            toy_weight(w, rows, cols, rows == 1 ? 0.5f : 6 / sqrtf((float)cols), rows == 1, &seed);
-            if (toy_has_bias(config, role))
-                toy_weight(w + 1, 1, rows, 1, 0, &seed);
+            toy_weight(w, rows, cols, rows == 1 ? 0.5f : 6 / sqrtf((float)cols),
+                       rows == 1 ? 1 - config->norm_base : 0, &seed);
+            if (qnti_has_bias(config, role))
+                toy_weight(w + 1, 1, rows == 1 ? cols : rows, 1, 0, &seed);
         }
     return m;
 }
@@ -117,39 +108,52 @@ static inline void plain_linear(const struct qnti_checkpoint *m, size_t block, e
         }
 }
 
+/* Rows of the norm's width. */
 static inline void plain_norm(const struct qnti_checkpoint *m, size_t block, enum qnti_role role, const double *x,
-                              size_t tokens, double *out)
+                              size_t rows, double *out)
 {
     const float *w = toy_data(qnti_checkpoint_weight(m, block, role));
-    size_t n = m->config.hidden;
-    for (size_t t = 0; t < tokens; t++) {
-        double squares = 0;
+    const float *bias = toy_data(qnti_checkpoint_bias(m, block, role));
+    size_t n = toy_cols(&m->config, role);
+    for (size_t t = 0; t < rows; t++) {
+        double squares = 0, mean = 0;
+        for (size_t i = 0; m->config.norm == QNTI_NORM_LAYER && i < n; i++)
+            mean += x[t * n + i] / (double)n;
         for (size_t i = 0; i < n; i++)
-            squares += x[t * n + i] * x[t * n + i];
-        for (size_t i = 0; i < n; i++)
-            out[t * n + i] = (double)w[i] * x[t * n + i] / sqrt(squares / (double)n + (double)m->config.norm_eps);
+            squares += (x[t * n + i] - mean) * (x[t * n + i] - mean);
+        for (size_t i = 0; i < n; i++) {
+            double y = (x[t * n + i] - mean) / sqrt(squares / (double)n + (double)m->config.norm_eps);
+            out[t * n + i] = ((double)m->config.norm_base + (double)w[i]) * y + (bias ? (double)bias[i] : 0);
+        }
     }
 }
 
-static inline void plain_rope(const struct qnti_config *c, size_t heads, double *x, size_t tokens)
+static inline void plain_rope(const struct qnti_config *c, size_t block, size_t heads, double *x, size_t tokens)
 {
-    size_t half = c->head_dim / 2;
-    for (size_t t = 0; t < tokens; t++)
+    const struct qnti_rope *rope = qnti_block_rope(c, block);
+    size_t rotated = rope->rotated ? rope->rotated : c->head_dim, half = rotated / 2;
+    double factor = rope->attention_factor > 0 ? (double)rope->attention_factor : 1;
+    for (size_t t = 0; !c->learned_positions && t < tokens; t++)
         for (size_t h = 0; h < heads; h++)
             for (size_t i = 0; i < half; i++) {
-                double divisor = c->rope.divisors ? (double)c->rope.divisors[i] : 1;
-                double angle =
-                    (double)t * pow((double)c->rope.theta, -2.0 * (double)i / (double)c->head_dim) / divisor;
+                double divisor = rope->divisors ? (double)rope->divisors[i] : 1;
+                double angle = (double)t * pow((double)rope->theta, -2.0 * (double)i / (double)rotated) / divisor;
                 double *a = x + (t * heads + h) * c->head_dim + i, *b = a + half, low = *a, high = *b;
-                *a = low * cos(angle) - high * sin(angle);
-                *b = high * cos(angle) + low * sin(angle);
+                *a = factor * (low * cos(angle) - high * sin(angle));
+                *b = factor * (high * cos(angle) + low * sin(angle));
             }
 }
 
-static inline void plain_attention(const struct qnti_config *c, const double *q, const double *k, const double *v,
-                                   size_t tokens, double *out)
+static inline double plain_cap(double cap, double x)
 {
-    size_t d = c->head_dim, share = c->heads / c->kv_heads;
+    return cap > 0 ? cap * tanh(x / cap) : x;
+}
+
+static inline void plain_attention(const struct qnti_config *c, size_t block, const double *q, const double *k,
+                                   const double *v, size_t tokens, double *out)
+{
+    size_t d = c->head_dim, share = c->heads / c->kv_heads, window = qnti_block_window(c, block);
+    double scale = c->score_scale > 0 ? (double)c->score_scale : 1 / sqrt((double)d);
     for (size_t t = 0; t < tokens; t++)
         for (size_t h = 0; h < c->heads; h++) {
             double *o = out + (t * c->heads + h) * d, sum = 0;
@@ -158,11 +162,11 @@ static inline void plain_attention(const struct qnti_config *c, const double *q,
                 size_t at = (s * c->kv_heads + h / share) * d;
                 const double *key = k + at, *value = v + at;
                 double score = 0;
-                if (c->sliding_window && t - s >= c->sliding_window)
+                if (window && t - s >= window)
                     continue;
                 for (size_t i = 0; i < d; i++)
                     score += q[(t * c->heads + h) * d + i] * key[i];
-                score = exp(score / sqrt((double)d));
+                score = exp(plain_cap((double)c->attention_cap, score * scale));
                 sum += score;
                 for (size_t i = 0; i < d; i++)
                     o[i] += score * value[i];
@@ -172,11 +176,96 @@ static inline void plain_attention(const struct qnti_config *c, const double *q,
         }
 }
 
+static inline double plain_activation(enum qnti_activation activation, double x)
+{
+    switch (activation) {
+    case QNTI_RELU:
+        return x > 0 ? x : 0;
+    case QNTI_GELU:
+        return 0.5 * x * (1 + erf(x / sqrt(2)));
+    case QNTI_GELU_TANH:
+        return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+    case QNTI_GELU_QUICK:
+        return x / (1 + exp(-1.702 * x));
+    case QNTI_MISH:
+        return x * tanh(log1p(exp(x)));
+    default:
+        return x / (1 + exp(-x));
+    }
+}
+
 static inline double *new_doubles(size_t n)
 {
     double *x = calloc(n, sizeof *x);
     assert_non_null(x);
     return x;
+}
+
+/* Columns [first, first + width) of x [rows][total]. */
+static inline void plain_columns(const double *x, size_t rows, size_t total, size_t first, size_t width, double *out)
+{
+    for (size_t r = 0; r < rows; r++)
+        memcpy(out + r * width, x + r * total + first, width * sizeof *out);
+}
+
+static inline void plain_qkv(const struct qnti_checkpoint *m, size_t block, const double *in, size_t tokens, double *q,
+                             double *k, double *v)
+{
+    const struct qnti_config *c = &m->config;
+    size_t attention = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, all = attention + 2 * kv;
+    double *fused = new_doubles(tokens * all);
+    if (c->fused_qkv) {
+        plain_linear(m, block, QNTI_QKV, in, tokens, fused);
+        plain_columns(fused, tokens, all, 0, attention, q);
+        plain_columns(fused, tokens, all, attention, kv, k);
+        plain_columns(fused, tokens, all, attention + kv, kv, v);
+    } else {
+        plain_linear(m, block, QNTI_Q, in, tokens, q);
+        plain_linear(m, block, QNTI_K, in, tokens, k);
+        plain_linear(m, block, QNTI_V, in, tokens, v);
+    }
+    if (c->qk_norm) {
+        plain_norm(m, block, QNTI_Q_NORM, q, tokens * c->heads, q);
+        plain_norm(m, block, QNTI_K_NORM, k, tokens * c->kv_heads, k);
+    }
+    plain_rope(c, block, c->heads, q, tokens);
+    plain_rope(c, block, c->kv_heads, k, tokens);
+    free(fused);
+}
+
+/* What goes into down. */
+static inline void plain_mlp(const struct qnti_checkpoint *m, size_t block, const double *in, size_t tokens,
+                             double *out)
+{
+    const struct qnti_config *c = &m->config;
+    size_t n = tokens * c->ffn;
+    double *up = new_doubles(n), *fused = new_doubles(2 * n);
+    if (c->fused_gate_up) {
+        plain_linear(m, block, QNTI_GATE_UP, in, tokens, fused);
+        plain_columns(fused, tokens, 2 * c->ffn, 0, c->ffn, out);
+        plain_columns(fused, tokens, 2 * c->ffn, c->ffn, c->ffn, up);
+    } else {
+        plain_linear(m, block, c->ungated ? QNTI_UP : QNTI_GATE, in, tokens, out);
+        plain_linear(m, block, QNTI_UP, in, tokens, up);
+    }
+    for (size_t i = 0; i < n; i++)
+        out[i] = plain_activation(c->activation, out[i]) * (c->ungated ? 1 : up[i]);
+    free(up);
+    free(fused);
+}
+
+/* x += what a linear gives, behind its norm if there is one. */
+static inline void plain_residual(const struct qnti_checkpoint *m, size_t block, enum qnti_role role,
+                                  enum qnti_role post, const double *in, size_t tokens, double *x)
+{
+    size_t n = tokens * m->config.hidden;
+    double *sum = new_doubles(n);
+    plain_linear(m, block, role, in, tokens, sum);
+    if (m->config.post_norms)
+        plain_norm(m, block, post, sum, tokens, sum);
+    for (size_t i = 0; i < n; i++)
+        x[i] += sum[i];
+    free(sum);
 }
 
 /* Fills `site` with the inputs of the four sites, carries x through the block. */
@@ -186,30 +275,16 @@ static inline void plain_block(const struct qnti_checkpoint *m, size_t block, do
     const struct qnti_config *c = &m->config;
     size_t attention = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
     double *q = new_doubles(tokens * attention), *k = new_doubles(tokens * kv), *v = new_doubles(tokens * kv);
-    double *up = new_doubles(tokens * c->ffn), *sum = new_doubles(tokens * c->hidden);
     plain_norm(m, block, QNTI_ATTN_NORM, x, tokens, site[QNTI_SITE_QKV]);
-    plain_linear(m, block, QNTI_Q, site[QNTI_SITE_QKV], tokens, q);
-    plain_linear(m, block, QNTI_K, site[QNTI_SITE_QKV], tokens, k);
-    plain_linear(m, block, QNTI_V, site[QNTI_SITE_QKV], tokens, v);
-    plain_rope(c, c->heads, q, tokens);
-    plain_rope(c, c->kv_heads, k, tokens);
-    plain_attention(c, q, k, v, tokens, site[QNTI_SITE_O]);
-    plain_linear(m, block, QNTI_O, site[QNTI_SITE_O], tokens, sum);
-    for (size_t i = 0; i < tokens * c->hidden; i++)
-        x[i] += sum[i];
+    plain_qkv(m, block, site[QNTI_SITE_QKV], tokens, q, k, v);
+    plain_attention(c, block, q, k, v, tokens, site[QNTI_SITE_O]);
+    plain_residual(m, block, QNTI_O, QNTI_ATTN_POST_NORM, site[QNTI_SITE_O], tokens, x);
     plain_norm(m, block, QNTI_MLP_NORM, x, tokens, site[QNTI_SITE_GATE_UP]);
-    plain_linear(m, block, QNTI_GATE, site[QNTI_SITE_GATE_UP], tokens, site[QNTI_SITE_DOWN]);
-    plain_linear(m, block, QNTI_UP, site[QNTI_SITE_GATE_UP], tokens, up);
-    for (size_t i = 0; i < tokens * c->ffn; i++)
-        site[QNTI_SITE_DOWN][i] *= up[i] / (1 + exp(-site[QNTI_SITE_DOWN][i]));
-    plain_linear(m, block, QNTI_DOWN, site[QNTI_SITE_DOWN], tokens, sum);
-    for (size_t i = 0; i < tokens * c->hidden; i++)
-        x[i] += sum[i];
+    plain_mlp(m, block, site[QNTI_SITE_GATE_UP], tokens, site[QNTI_SITE_DOWN]);
+    plain_residual(m, block, QNTI_DOWN, QNTI_MLP_POST_NORM, site[QNTI_SITE_DOWN], tokens, x);
     free(q);
     free(k);
     free(v);
-    free(up);
-    free(sum);
 }
 
 static inline void plain_sites_create(const struct qnti_config *c, size_t tokens, double *site[QNTI_SITES])
@@ -224,20 +299,43 @@ static inline void plain_sites_free(double *site[QNTI_SITES])
         free(site[s]);
 }
 
+/* x [tokens][hidden] of one sequence. */
+static inline double *plain_embed(const struct qnti_checkpoint *m, const int32_t *ids, size_t tokens)
+{
+    const struct qnti_config *c = &m->config;
+    const float *embedding = toy_data(qnti_checkpoint_weight(m, 0, QNTI_EMBED));
+    const float *positions = toy_data(qnti_checkpoint_weight(m, 0, QNTI_POSITIONS));
+    double *x = new_doubles(tokens * c->hidden), scale = c->embedding_scale != 0 ? (double)c->embedding_scale : 1;
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t i = 0; i < c->hidden; i++) {
+            x[t * c->hidden + i] = scale * (double)embedding[(size_t)ids[t] * c->hidden + i];
+            if (c->learned_positions)
+                x[t * c->hidden + i] += (double)positions[(t + c->position_offset) * c->hidden + i];
+        }
+    return x;
+}
+
+/* logits [tokens][vocab] behind the last block. */
+static inline void plain_head(const struct qnti_checkpoint *m, const double *x, size_t tokens, double *logits)
+{
+    const struct qnti_config *c = &m->config;
+    double *normed = new_doubles(tokens * c->hidden);
+    plain_norm(m, 0, QNTI_FINAL_NORM, x, tokens, normed);
+    plain_linear(m, 0, c->tied_head ? QNTI_EMBED : QNTI_HEAD, normed, tokens, logits);
+    for (size_t i = 0; i < tokens * c->vocab; i++)
+        logits[i] = plain_cap((double)c->logit_cap, logits[i]);
+    free(normed);
+}
+
 /* logits [tokens][vocab] of one sequence. */
 static inline double *plain_logits(const struct qnti_checkpoint *m, const int32_t *ids, size_t tokens)
 {
     const struct qnti_config *c = &m->config;
-    const float *embedding = toy_data(qnti_checkpoint_weight(m, 0, QNTI_EMBED));
-    double *x = new_doubles(tokens * c->hidden), *logits = new_doubles(tokens * c->vocab), *site[QNTI_SITES];
+    double *x = plain_embed(m, ids, tokens), *logits = new_doubles(tokens * c->vocab), *site[QNTI_SITES];
     plain_sites_create(c, tokens, site);
-    for (size_t t = 0; t < tokens; t++)
-        for (size_t i = 0; i < c->hidden; i++)
-            x[t * c->hidden + i] = (double)embedding[(size_t)ids[t] * c->hidden + i];
     for (size_t b = 0; b < c->blocks; b++)
         plain_block(m, b, x, tokens, site);
-    plain_norm(m, 0, QNTI_FINAL_NORM, x, tokens, site[QNTI_SITE_QKV]);
-    plain_linear(m, 0, c->tied_head ? QNTI_EMBED : QNTI_HEAD, site[QNTI_SITE_QKV], tokens, logits);
+    plain_head(m, x, tokens, logits);
     plain_sites_free(site);
     free(x);
     return logits;

@@ -20,6 +20,8 @@ static qnt_context *new_context(int threads)
 
 static const float divisors[8] = {1, 1, 1.5f, 2, 3, 8, 8, 8};
 
+static const bool second_global[2] = {false, true};
+
 static const struct shape {
     struct qnti_config config;
     size_t tokens;
@@ -30,6 +32,23 @@ static const struct shape {
       .rope.divisors = (float *)(uintptr_t)divisors}, 90},
     {{.hidden = 8, .ffn = 520, .heads = 2, .kv_heads = 2, .head_dim = 4, .vocab = 11, .qkv_bias = true}, 260},
     {{.hidden = 8, .ffn = 12, .heads = 2, .kv_heads = 1, .head_dim = 4, .vocab = 9}, 2},
+    /* norms of heads, norms behind the residual with 1 + w, both caps, a window in one of two blocks */
+    {{.hidden = 24, .ffn = 28, .heads = 4, .kv_heads = 2, .head_dim = 10, .vocab = 21, .norm_base = 1, .qk_norm = true,
+      .post_norms = true, .activation = QNTI_GELU_TANH, .sliding_window = 9, .global = (bool *)(uintptr_t)second_global,
+      .local_rope.theta = 500, .attention_cap = 2, .logit_cap = 3, .score_scale = 0.4f, .embedding_scale = 1.5f,
+      .tied_head = true}, 40},
+    /* LayerNorm, learned positions, no gate */
+    {{.hidden = 20, .ffn = 36, .heads = 2, .kv_heads = 2, .head_dim = 10, .vocab = 17, .norm = QNTI_NORM_LAYER,
+      .learned_positions = true, .position_offset = 2, .context = 40, .ungated = true, .activation = QNTI_GELU,
+      .qkv_bias = true, .o_bias = true, .mlp_bias = true, .tied_head = true}, 33},
+    {{.hidden = 20, .ffn = 36, .heads = 2, .kv_heads = 2, .head_dim = 10, .vocab = 17, .norm = QNTI_NORM_LAYER,
+      .learned_positions = true, .context = 40, .ungated = true, .activation = QNTI_GELU_QUICK, .fused_qkv = true,
+      .qkv_bias = true, .o_bias = true, .mlp_bias = true}, 33},
+    /* fused linears, a part of each head turns, longer */
+    {{.hidden = 16, .ffn = 20, .heads = 4, .kv_heads = 2, .head_dim = 6, .vocab = 19, .fused_qkv = true,
+      .fused_gate_up = true, .activation = QNTI_MISH, .rope.rotated = 4, .rope.attention_factor = 1.3f}, 37},
+    {{.hidden = 16, .ffn = 20, .heads = 4, .kv_heads = 2, .head_dim = 6, .vocab = 19, .ungated = true,
+      .activation = QNTI_RELU, .qk_norm = true}, 30},
 };
 
 static struct qnti_config complete(const struct shape *shape)
@@ -52,8 +71,7 @@ static double plain_loss(const struct qnti_checkpoint *m, const double *x, const
     memcpy(stream, x, n * sizeof *x);
     for (size_t b = 0; b < c->blocks; b++)
         plain_block(m, b, stream, tokens, site);
-    plain_norm(m, 0, QNTI_FINAL_NORM, stream, tokens, site[QNTI_SITE_QKV]);
-    plain_linear(m, 0, c->tied_head ? QNTI_EMBED : QNTI_HEAD, site[QNTI_SITE_QKV], tokens, logits);
+    plain_head(m, stream, tokens, logits);
     for (size_t t = 0; t + 1 < tokens; t++) {
         double sum = 0, largest = -INFINITY;
         for (size_t i = 0; i < c->vocab; i++)
@@ -86,9 +104,9 @@ static qnt_status take(void *user, enum qnti_role role, size_t first, size_t row
     return QNT_OK;
 }
 
-static bool is_linear(enum qnti_role role)
+static bool has_linear(const struct qnti_config *c, enum qnti_role role)
 {
-    return role >= QNTI_Q && role != QNTI_MLP_NORM;
+    return qnti_is_linear(role) && qnti_has_weight(c, role);
 }
 
 static void gradients_free(struct gradients *g)
@@ -118,12 +136,12 @@ static void run(const struct qnti_checkpoint *m, const int32_t *ids, size_t toke
     struct qnti_block block;
     *g = (struct gradients){.config = &m->config, .x = new_floats(n)};
     for (size_t i = 0; i < 2; i++)
-        for (enum qnti_role role = QNTI_Q; role < QNTI_ROLES; role++)
+        for (enum qnti_role role = QNTI_ATTN_NORM; role < QNTI_ROLES; role++)
             g->weight[i][role] = new_floats(toy_rows(g->config, role) * toy_cols(g->config, role));
     assert_int_equal(qnti_workspace_create(m, tokens, &w), QNT_OK);
     assert_int_equal(qnti_backward_create(m, tokens, &b), QNT_OK);
     assert_int_equal(qnti_loss_create(m, &l), QNT_OK);
-    assert_int_equal(qnti_embed(m, ids, tokens, input[0]), QNT_OK);
+    assert_int_equal(qnti_embed(m, ids, tokens, 0, input[0]), QNT_OK);
     for (size_t i = 0; i < 2; i++) {
         memcpy(input[i + 1], input[i], n * sizeof(float));
         assert_int_equal(qnti_block_load(m, i, &block), QNT_OK);
@@ -222,20 +240,18 @@ static void check_shape(const struct shape *shape, double *largest)
     qnt_context *ctx = new_context(2);
     struct qnti_config c = complete(shape);
     struct qnti_checkpoint *m = toy_model(ctx, &c, 7);
-    const float *embedding = toy_data(qnti_checkpoint_weight(m, 0, QNTI_EMBED));
-    double *x = new_doubles(shape->tokens * c.hidden);
+    double *x;
     int32_t ids[300];
     uint64_t random = 17;
     struct gradients g;
     make_ids(ids, shape->tokens, c.vocab);
-    for (size_t i = 0; i < shape->tokens * c.hidden; i++)
-        x[i] = (double)embedding[(size_t)ids[i / c.hidden] * c.hidden + i % c.hidden];
+    x = plain_embed(m, ids, shape->tokens);
     run(m, ids, shape->tokens, &g);
     assert_true(fabs(g.loss - plain_loss(m, x, ids, shape->tokens)) < 1e-5 * fmax(1, g.loss));
     check_input(m, g.x, x, ids, shape->tokens, &random, largest);
     for (size_t b = 0; b < 2; b++)
-        for (enum qnti_role role = QNTI_Q; role < QNTI_ROLES; role++)
-            if (is_linear(role))
+        for (enum qnti_role role = QNTI_ATTN_NORM; role < QNTI_ROLES; role++)
+            if (has_linear(&c, role))
                 check_weight(m, qnti_checkpoint_weight(m, b, role), g.weight[b][role], x, ids, shape->tokens, &random,
                              largest);
     gradients_free(&g);
@@ -271,7 +287,7 @@ static void same_bits_with_any_threads(void **state)
         run(m, ids, TOKENS, &g);
         for (size_t i = 0; threads > 1 && i < 2 * QNTI_ROLES; i++) {
             enum qnti_role role = (enum qnti_role)(i / 2);
-            if (is_linear(role))
+            if (has_linear(&wide, role))
                 assert_memory_equal(one.weight[i % 2][role], g.weight[i % 2][role],
                                     toy_rows(&wide, role) * toy_cols(&wide, role) * sizeof(float));
         }

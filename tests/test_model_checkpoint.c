@@ -65,10 +65,12 @@ static void broken_models(void **state)
 {
     static const struct spec specs[] = {
         /* the family */
-        {.set = {{"architectures", "[\"OPTForCausalLM\"]"}}, .status = QNT_UNSUPPORTED,
-         .message = "OPTForCausalLM\" is not supported; supported are LlamaForCausalLM, MistralForCausalLM, "
-                    "Qwen2ForCausalLM"},
-        {.set = {{"architectures", NULL}, {"model_type", "\"opt\""}}, .status = QNT_UNSUPPORTED, .message = "\"opt\""},
+        {.set = {{"architectures", "[\"FalconForCausalLM\"]"}}, .status = QNT_UNSUPPORTED,
+         .message = "FalconForCausalLM\" is not supported; supported are LlamaForCausalLM, MistralForCausalLM, "
+                    "Qwen2ForCausalLM, Qwen3ForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Phi3ForCausalLM, "
+                    "OPTForCausalLM, GPT2LMHeadModel"},
+        {.set = {{"architectures", NULL}, {"model_type", "\"falcon\""}}, .status = QNT_UNSUPPORTED,
+         .message = "\"falcon\""},
         {.set = {{"architectures", NULL}, {"model_type", NULL}}, .status = QNT_BAD_DATA, .message = "neither"},
         {.set = {{"architectures", "[]"}}, .status = QNT_BAD_DATA, .message = "not a list of names"},
         /* sizes */
@@ -83,23 +85,23 @@ static void broken_models(void **state)
         {.set = {{"num_attention_heads", "32"}}, .status = QNT_BAD_DATA, .message = "expected an even number"},
         {.set = {{"head_dim", "8"}}, .status = QNT_BAD_DATA,
          .message = "\"model.layers.0.self_attn.q_proj.weight\" has the shape (32, 32), expected (16, 32)"},
-        {.set = {{"hidden_act", "\"gelu\""}}, .status = QNT_UNSUPPORTED, .message = "hidden_act \"gelu\""},
+        {.set = {{"hidden_act", "\"glu\""}}, .status = QNT_UNSUPPORTED, .message = "hidden_act \"glu\""},
         {.set = {{"rms_norm_eps", "-1"}}, .status = QNT_BAD_DATA, .message = "epsilon"},
         /* positions */
-        {.set = {{"rope_scaling", "{\"type\": \"yarn\", \"factor\": 2.0}"}}, .status = QNT_UNSUPPORTED,
-         .message = "rope_type \"yarn\""},
-        {.set = {{"rope_parameters", "{\"rope_type\": \"dynamic\"}"}}, .status = QNT_UNSUPPORTED,
-         .message = "rope_type \"dynamic\""},
+        {.set = {{"rope_scaling", "{\"type\": \"ntk\", \"factor\": 2.0}"}}, .status = QNT_UNSUPPORTED,
+         .message = "rope_type \"ntk\""},
+        {.set = {{"rope_parameters", "{\"rope_type\": \"dynamic\"}"}}, .status = QNT_BAD_DATA,
+         .message = "without a positive factor"},
+        {.set = {{"rope_scaling", "{\"type\": \"longrope\", \"short_factor\": [1, 2]}"}}, .status = QNT_BAD_DATA,
+         .message = "short_factor has 2 numbers, expected 8"},
         {.set = {{"rope_scaling", "{\"type\": \"linear\"}"}}, .status = QNT_BAD_DATA, .message = "factor"},
         {.set = {{"rope_scaling", "{\"factor\": 2.0}"}}, .status = QNT_BAD_DATA, .message = "has no rope_type"},
         {.set = {{"rope_scaling", "3"}}, .status = QNT_BAD_DATA, .message = "rope_scaling is not an object"},
         {.set = {{"rope_scaling", "{\"type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 4.0}"}},
          .status = QNT_BAD_DATA, .message = "low_freq_factor 4"},
         {.set = {{"rope_theta", "0"}}, .status = QNT_BAD_DATA, .message = "base of RoPE"},
-        {.set = {{"partial_rotary_factor", "0.5"}}, .status = QNT_UNSUPPORTED, .message = "partial_rotary_factor"},
-        {.qkv_bias = true, .set = {{"architectures", "[\"Qwen2ForCausalLM\"]"}, {"use_sliding_window", "true"},
-                                   {"sliding_window", "8"}, {"max_window_layers", "1"}},
-         .status = QNT_UNSUPPORTED, .message = "1 of 2 blocks have a window of 8"},
+        {.set = {{"partial_rotary_factor", "0.45"}}, .status = QNT_BAD_DATA, .message = "RoPE turns 7 channels"},
+        {.set = {{"partial_rotary_factor", "1.5"}}, .status = QNT_BAD_DATA, .message = "RoPE turns 24 channels"},
         {.set = {{"architectures", "[\"MistralForCausalLM\"]"}, {"sliding_window", "0"}}, .status = QNT_BAD_DATA,
          .message = "sliding_window is 0"},
         /* tensors */

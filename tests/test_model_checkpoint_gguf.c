@@ -26,8 +26,10 @@ static void gguf_name(const struct qnti_family *family, const char *name, char *
     const char *suffix = strrchr(name, '.');
     for (size_t b = 0; b < BLOCKS; b++)
         for (int role = 0; role < QNTI_ROLES; role++) {
+            if (!family->names[role])
+                continue;
             snprintf(hf, sizeof hf, family->names[role], b);
-            snprintf(gguf, sizeof gguf, family->gguf_names[role], b);
+            snprintf(gguf, sizeof gguf, qnti_gguf_names[role], b);
             if (strlen(hf) == (size_t)(suffix - name) && strncmp(hf, name, strlen(hf)) == 0) {
                 sprintf(result, "%s%s", gguf, suffix);
                 return;
@@ -202,7 +204,7 @@ static void broken_ggufs(void **state)
 {
     static const float zeros[HEAD / 2];
     static const struct gguf_spec specs[] = {
-        {.arch = "gemma2", .model = {.status = QNT_UNSUPPORTED, .message = "\"gemma2\" is not supported; supported are "
+        {.arch = "gemma", .model = {.status = QNT_UNSUPPORTED, .message = "\"gemma\" is not supported; supported are "
                                                                          "llama, qwen2"}},
         {.arch = "llama", .without = "block_count", .model = {.status = QNT_BAD_DATA, .message = "llama.block_count"}},
         {.arch = "llama", .u32_key = "llama.expert_count", .u32 = 8,
@@ -211,8 +213,8 @@ static void broken_ggufs(void **state)
          .model = {.status = QNT_UNSUPPORTED, .message = "one of 3 parts"}},
         {.arch = "llama", .u32_key = "llama.rope.dimension_count", .u32 = 8,
          .model = {.status = QNT_UNSUPPORTED, .message = "llama.rope.dimension_count is 8"}},
-        {.arch = "llama", .string_key = "llama.rope.scaling.type", .string = "yarn",
-         .model = {.status = QNT_UNSUPPORTED, .message = "\"yarn\""}},
+        {.arch = "llama", .string_key = "llama.rope.scaling.type", .string = "ntk",
+         .model = {.status = QNT_UNSUPPORTED, .message = "\"ntk\""}},
         {.arch = "llama", .divisors = zeros, .model = {.status = QNT_BAD_DATA, .message = "divisor 0"}},
         {.arch = "llama", .model = {.drop = "model.embed_tokens.weight", .status = QNT_BAD_DATA,
                                     .message = "token_embd.weight"}},
@@ -242,7 +244,7 @@ static void gguf_divisors(void **state)
     qnt_context *ctx = context_with(NULL);
     const float *divisors[2] = {odd};
     (void)state;
-    assert_int_equal(qnti_rope_finish(ctx, "usual", HEAD, &usual), QNT_OK);
+    assert_int_equal(qnti_rope_finish(ctx, "usual", &(struct qnti_config){.head_dim = HEAD}, &usual), QNT_OK);
     divisors[1] = usual.divisors;
     for (int i = 0; i < 2; i++) {
         struct qnti_checkpoint *c;

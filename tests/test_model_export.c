@@ -109,7 +109,7 @@ static void expect_type(const struct run *run, size_t block, enum qnti_role role
         return;
     t = find_target(run, block, role, false);
     assert_string_equal(t->layout + strlen("gguf:"), type);
-    assert_int_equal(t->quantized, role >= QNTI_Q && type[0] == 'q');
+    assert_int_equal(t->quantized, qnti_is_linear(role) && type[0] == 'q');
 }
 
 static void test_types(void **state)

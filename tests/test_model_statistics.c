@@ -228,13 +228,13 @@ static void test_importance(void **state)
     assert_int_equal(qnti_imatrix_open(ctx, "c.gguf", &m), QNT_OK);
     assert_int_equal(qnti_imatrix_create(ctx, &named), QNT_OK);
     for (size_t b = 0; b < small.blocks; b++)
-        for (enum qnti_role role = QNTI_Q; role < QNTI_ROLES; role++) {
+        for (enum qnti_role role = QNTI_ATTN_NORM; role < QNTI_ROLES; role++) {
             const struct qnti_family *family = model->checkpoint->family;
             char name[2][96];
             const struct qnti_imatrix_entry *e;
-            if (role == QNTI_MLP_NORM)
+            if (!qnti_is_linear(role) || !qnti_has_weight(&model->checkpoint->config, role))
                 continue;
-            snprintf(name[0], sizeof *name, family->gguf_names[role], b);
+            snprintf(name[0], sizeof *name, qnti_gguf_names[role], b);
             strcat(name[0], ".weight");
             snprintf(name[1], sizeof *name, family->names[role], b);
             e = qnti_imatrix_find(m, name[0]);

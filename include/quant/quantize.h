@@ -30,6 +30,7 @@ typedef struct qnt_layer {
  * What makes the input of a site: a norm (cols 1), or a linear whose rows are the channels (cols its width; of a fused
  * linear the rows meant). A transform of the input is folded into it, in place.
  */
+enum { QNT_REFUSES_SCALE = 1, QNT_REFUSES_SHIFT = 2 };
 typedef struct qnt_producer {
     size_t size;               /* sizeof(qnt_producer) or 0 */
     float *weight;             /* (rows, cols) */
@@ -38,6 +39,7 @@ typedef struct qnt_producer {
     float base;                /* a norm multiplies by base + weight: 1 for Gemma's, else 0 */
     size_t head;               /* rows of a head of values: these may be rotated among themselves; 0: none may */
     const uint32_t *map;       /* [in] row that feeds each channel; NULL: the same */
+    unsigned refuses;          /* QNT_REFUSES_..., together: what an activation behind it does not let through */
 } qnt_producer;
 
 /*

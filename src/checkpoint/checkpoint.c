@@ -59,7 +59,11 @@ void qnti_checkpoint_close(struct qnti_checkpoint *c)
         qnti_free(c->ctx, (void *)(uintptr_t)c->weights[i].name);
     }
     qnti_free(c->ctx, c->weights);
+    qnti_free(c->ctx, c->config.global);
     qnti_free(c->ctx, c->config.rope.divisors);
+    qnti_free(c->ctx, c->config.rope.long_divisors);
+    qnti_free(c->ctx, c->config.local_rope.divisors);
+    qnti_free(c->ctx, c->config.local_rope.long_divisors);
     close_source(c->ctx, c->source);
     qnti_free(c->ctx, c->path);
     qnti_free(c->ctx, c);

@@ -95,7 +95,7 @@ static qnt_status look_task(void *arg, size_t index)
 {
     const struct look_task *t = arg;
     size_t first = index * t->rows, n = qnti_min(t->rows, t->w->rows - first);
-    if (!t->w->plain.data)
+    if (!t->w->plain.data || t->w->transposed)
         return look_at_values(t->ctx, t->w, first, n, &t->chunks[index]);
     t->chunks[index].count = count_plain(&t->w->plain, first, n);
     if (t->hash)

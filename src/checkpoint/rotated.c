@@ -106,11 +106,13 @@ static const struct meeting {
     [QNTI_FINAL_NORM] = {true, false, QNTI_ROTATED_NORM, QNTI_ROLES},
     [QNTI_HEAD] = {true, false, QNTI_ROTATED_ROWS, QNTI_FINAL_NORM},
     [QNTI_ATTN_NORM] = {true, false, QNTI_ROTATED_NORM, QNTI_ROLES},
+    [QNTI_QKV] = {true, false, QNTI_ROTATED_ROWS, QNTI_ATTN_NORM},
     [QNTI_Q] = {true, false, QNTI_ROTATED_ROWS, QNTI_ATTN_NORM},
     [QNTI_K] = {true, false, QNTI_ROTATED_ROWS, QNTI_ATTN_NORM},
     [QNTI_V] = {true, false, QNTI_ROTATED_ROWS, QNTI_ATTN_NORM},
     [QNTI_O] = {true, true, QNTI_ROTATED_COLUMNS, QNTI_ROLES},
     [QNTI_MLP_NORM] = {true, false, QNTI_ROTATED_NORM, QNTI_ROLES},
+    [QNTI_GATE_UP] = {true, false, QNTI_ROTATED_ROWS, QNTI_MLP_NORM},
     [QNTI_GATE] = {true, false, QNTI_ROTATED_ROWS, QNTI_MLP_NORM},
     [QNTI_UP] = {true, false, QNTI_ROTATED_ROWS, QNTI_MLP_NORM},
     [QNTI_DOWN] = {true, true, QNTI_ROTATED_COLUMNS, QNTI_ROLES},
@@ -182,10 +184,32 @@ static qnt_status check_plain(const struct qnti_checkpoint *model)
     return QNT_OK;
 }
 
+/* Why the family's residual stream cannot be rotated; NULL: it can. */
+static const char *obstacle(const struct qnti_config *c)
+{
+    if (c->norm != QNTI_NORM_RMS)
+        return "its norms take the mean away, which a rotation mixes";
+    if (c->post_norms)
+        return "it has norms behind attention and mlp";
+    if (c->norm_base != 0)
+        return "its norms multiply by more than their weights";
+    return c->learned_positions || c->scaled_embedding ? "more than its embedding enters the residual stream" : NULL;
+}
+
+static qnt_status check_family(const struct qnti_checkpoint *model)
+{
+    const char *reason = obstacle(&model->config);
+    if (!reason)
+        return QNT_OK;
+    return qnti_fail(model->ctx, QNT_UNSUPPORTED, "%s: the residual stream of %s cannot be rotated: %s", model->path,
+                     model->family ? model->family->name : "the model", reason);
+}
+
 static qnt_status fill(struct view *v, const struct qnti_checkpoint *model, const struct qnti_transform *stream)
 {
     size_t count = model->config.blocks * QNTI_ROLES * 2;
     v->checkpoint.weights = NULL;
+    QNT_TRY(check_family(model));
     QNT_TRY(check_plain(model));
     QNT_TRY(qnti_transform_copy(model->ctx, stream, model->config.hidden, &v->stream));
     QNT_TRY(QNTI_NEW(model->ctx, count, &v->checkpoint.weights));

@@ -4,7 +4,7 @@
  * Rows are cut into chunks by shape, one task each. Rows in GGUF's
  * neighbouring-pair order are put back: row h D + t D/2 + j of head h stands
  * there at h D + 2 j + t (t = 0, 1; D rows a head). A bias has one row, whose
- * columns are ordered so.
+ * columns are ordered so. A linear stored (in, out) is turned.
  */
 #include "checkpoint/source.h"
 
@@ -24,6 +24,15 @@ static size_t stored_place(size_t heads, size_t n, size_t i)
 {
     size_t d = n / heads, h = i / d, half = d / 2, t = i % d / half, j = i % d % half;
     return h * d + 2 * j + t;
+}
+
+/* Row r of a matrix that is stored the other way round. */
+static void transposed_row(qnt_context *ctx, const struct qnti_weight *w, size_t r, float *x)
+{
+    size_t bytes = qnti_dtype_bytes(w->plain.dtype);
+    const uint8_t *data = (const uint8_t *)w->plain.data + r * bytes;
+    for (size_t c = 0; c < w->cols; c++)
+        qnti_widen(ctx, w->plain.dtype, data + c * w->rows * bytes, 1, x + c);
 }
 
 struct rows_task {
@@ -66,6 +75,8 @@ static qnt_status rows_task(void *arg, size_t index)
             r = stored_place(w->unpermute_heads, w->rows, r);
         if (w->blocks)
             block_row(w, r, scratch, t->x + i * w->cols);
+        else if (w->transposed)
+            transposed_row(t->ctx, w, r, t->x + i * w->cols);
         else
             status = qnti_matrix_rows(t->ctx, w->plain, r, 1, t->x + i * w->cols);
     }

@@ -66,6 +66,9 @@ qnt_status qnti_family_find(qnt_context *ctx, const char *where, const char *arc
 qnt_status qnti_family_find_gguf(qnt_context *ctx, const char *where, const char *architecture, size_t bytes,
                                  const struct qnti_family **family);
 
+/* A window that no block or every block has needs no list of blocks. */
+void qnti_config_windows(qnt_context *ctx, struct qnti_config *config);
+
 /* --- config.c --- */
 /* Family and configuration of a config.json. */
 qnt_status qnti_config_read(qnt_context *ctx, const char *where, const struct json_t *json,
@@ -73,13 +76,17 @@ qnt_status qnti_config_read(qnt_context *ctx, const char *where, const struct js
 /* Sizes that follow from others; checks them all. */
 qnt_status qnti_config_finish(qnt_context *ctx, const char *where, struct qnti_config *config);
 
-/* --- rope.c --- */
-qnt_status qnti_rope_read(qnt_context *ctx, const char *where, const struct json_t *json, struct qnti_rope *rope);
-/* Checks the parameters, computes the divisors. */
-qnt_status qnti_rope_finish(qnt_context *ctx, const char *where, size_t head_dim, struct qnti_rope *rope);
+/* --- rope.c, rope_config.c --- */
+/* The rope and local rope of a configuration whose sizes are known. */
+qnt_status qnti_rope_read(qnt_context *ctx, const char *where, const struct json_t *json, struct qnti_config *config);
+/* Checks the parameters of one of the two, computes the divisors that are not given and the attention factor. */
+qnt_status qnti_rope_finish(qnt_context *ctx, const char *where, const struct qnti_config *config,
+                            struct qnti_rope *rope);
 /* LLAMA3 with these divisors ([head_dim / 2], copied), and its parameters where the usual ones give them. */
 qnt_status qnti_rope_from_divisors(qnt_context *ctx, const char *where, const float *divisors, size_t head_dim,
                                    struct qnti_rope *rope);
+/* Of LLAMA3, where a configuration does not say otherwise. */
+void qnti_rope_usual(struct qnti_rope *rope);
 
 /* --- folder.c, shards.c, gguf_source.c, gguf_vocabulary.c --- */
 qnt_status qnti_folder_open(struct qnti_checkpoint *c);
@@ -99,9 +106,11 @@ qnt_status qnti_quantized_find(struct qnti_checkpoint *c, const char *where, con
 
 /* --- stored.c --- */
 void qnti_stored_sort(struct qnti_source *source);
-/* NULL: none. A name with a leading "model." is also found without it. */
+/* NULL: none. A name with a leading "model." or "transformer." is also found without it. */
 struct qnti_stored *qnti_stored_find(const struct qnti_source *source, const char *name);
 bool qnti_has_suffix(const char *name, const char *suffix);
+/* The name behind its leading "model." or "transformer."; NULL: it has neither. */
+const char *qnti_without_prefix(const char *name);
 /* Names gathered for a warning: the first few, and how many. Freed by qnti_names_warn, silent if there are none. */
 struct qnti_names {
     struct qnti_buffer text;

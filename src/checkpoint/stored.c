@@ -27,12 +27,21 @@ static struct qnti_stored *find_exact(const struct qnti_source *source, const ch
     return bsearch(&key, source->tensors, source->count, sizeof *source->tensors, compare_names);
 }
 
+const char *qnti_without_prefix(const char *name)
+{
+    static const char *const prefixes[] = {"model.", "transformer."};
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+        if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
+            return name + strlen(prefixes[i]);
+    return NULL;
+}
+
 struct qnti_stored *qnti_stored_find(const struct qnti_source *source, const char *name)
 {
-    static const char prefix[] = "model.";
+    const char *rest = qnti_without_prefix(name);
     struct qnti_stored *found = find_exact(source, name);
-    if (!found && strncmp(name, prefix, sizeof prefix - 1) == 0)
-        found = find_exact(source, name + sizeof prefix - 1);
+    if (!found && rest)
+        found = find_exact(source, rest);
     return found;
 }
 

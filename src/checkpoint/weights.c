@@ -8,6 +8,7 @@
  */
 #include "checkpoint/source.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "base/number.h"
@@ -21,38 +22,24 @@ struct slot {
     struct qnti_weight *weight;
 };
 
-/* (out, in) of a role's weight; a norm has only `in`. */
-static size_t weight_shape(const struct qnti_config *k, enum qnti_role role, size_t *shape)
+/* Stored (in, out): linears of some families' folders. */
+static bool is_transposed(const struct qnti_checkpoint *c, enum qnti_role role)
 {
-    const size_t q = k->heads * k->head_dim, kv = k->kv_heads * k->head_dim;
-    const size_t shapes[QNTI_ROLES][2] = {
-        [QNTI_EMBED] = {k->vocab, k->hidden}, [QNTI_FINAL_NORM] = {0, k->hidden}, [QNTI_HEAD] = {k->vocab, k->hidden},
-        [QNTI_ATTN_NORM] = {0, k->hidden},    [QNTI_Q] = {q, k->hidden},          [QNTI_K] = {kv, k->hidden},
-        [QNTI_V] = {kv, k->hidden},           [QNTI_O] = {k->hidden, q},          [QNTI_MLP_NORM] = {0, k->hidden},
-        [QNTI_GATE] = {k->ffn, k->hidden},    [QNTI_UP] = {k->ffn, k->hidden},    [QNTI_DOWN] = {k->hidden, k->ffn},
-    };
-    bool norm = shapes[role][0] == 0;
-    shape[0] = shapes[role][norm];
-    shape[1] = shapes[role][1];
-    return norm ? 1 : 2;
+    return c->family->transposed && !c->source->gguf && qnti_is_linear(role);
 }
 
-static bool has_bias(const struct qnti_config *k, enum qnti_role role)
-{
-    const bool biases[QNTI_ROLES] = {
-        [QNTI_Q] = k->qkv_bias, [QNTI_K] = k->qkv_bias,    [QNTI_V] = k->qkv_bias,   [QNTI_O] = k->o_bias,
-        [QNTI_GATE] = k->mlp_bias, [QNTI_UP] = k->mlp_bias, [QNTI_DOWN] = k->mlp_bias,
-    };
-    return biases[role];
-}
-
+/* The slot, its weight with rows and columns. */
 static struct slot slot_of(const struct qnti_checkpoint *c, size_t block, enum qnti_role role, bool bias)
 {
-    struct slot slot = {.block = block, .role = role, .bias = bias};
-    slot.rank = weight_shape(&c->config, role, slot.shape);
-    if (bias)
-        slot.rank = 1;
-    slot.weight = &c->weights[2 * (block * QNTI_ROLES + role) + bias];
+    struct slot slot = {.block = block, .role = role, .bias = bias, .rank = bias || qnti_is_norm(role) ? 1 : 2};
+    struct qnti_extent extent = qnti_weight_extent(&c->config, role);
+    struct qnti_weight *w = &c->weights[2 * (block * QNTI_ROLES + role) + bias];
+    w->rows = bias ? 1 : extent.rows;
+    w->cols = bias && !qnti_is_norm(role) ? extent.rows : extent.cols;
+    w->transposed = !bias && is_transposed(c, role);
+    slot.shape[0] = slot.rank == 1 || w->transposed ? w->cols : w->rows;
+    slot.shape[1] = w->transposed ? w->rows : w->cols;
+    slot.weight = w;
     return slot;
 }
 
@@ -92,7 +79,8 @@ static void fill(const struct qnti_checkpoint *c, const struct slot *slot, struc
     struct qnti_weight *w = slot->weight;
     const struct qnti_config *k = &c->config;
     if (stored->plain) {
-        w->plain = qnt_matrix_of(stored->dtype, stored->data, w->rows, w->cols);
+        w->plain = qnt_matrix_of(stored->dtype, stored->data, w->transposed ? w->cols : w->rows,
+                                 w->transposed ? w->rows : w->cols);
     } else {
         w->type = stored->ggml;
         w->blocks = stored->data;
@@ -105,10 +93,10 @@ static void fill(const struct qnti_checkpoint *c, const struct slot *slot, struc
 /* The parts of a quantized layer are all known by its name in front; its bias is a tensor for itself. */
 static void mark_parts(struct qnti_source *source, const char *name)
 {
-    static const char prefix[] = "model.";
     size_t n = strlen(name);
-    if (strncmp(name, prefix, sizeof prefix - 1) == 0) /* as qnti_stored_find has it */
-        mark_parts(source, name + sizeof prefix - 1);
+    const char *rest = qnti_without_prefix(name);
+    if (rest) /* as qnti_stored_find has it */
+        mark_parts(source, rest);
     for (size_t i = 0; i < source->count; i++) {
         const char *stored = source->tensors[i].name;
         if (strncmp(stored, name, n) == 0 && stored[n] == '.' && strcmp(stored + n, ".bias") != 0)
@@ -126,6 +114,8 @@ static qnt_status fill_quantized(const struct qnti_checkpoint *c, const struct s
     QNT_TRY(qnti_copy_bytes(c->ctx, w->name, strlen(w->name) - strlen(".weight"), &name));
     status = c->source->reader->read(c->ctx, c->source, name, &q);
     w->qlinear = q;
+    if (status == QNT_OK)
+        w->transposed = false; /* layers have one orientation */
     if (status == QNT_OK && (q->out != w->rows || q->in != w->cols))
         status = qnti_fail(c->ctx, QNT_BAD_DATA, "%s: layer \"%.200s\" is (%zu, %zu), expected (%zu, %zu)", c->path,
                            name, q->out, q->in, w->rows, w->cols);
@@ -168,14 +158,12 @@ static qnt_status attach(const struct qnti_checkpoint *c, const struct slot *slo
     struct qnti_stored *stored;
     char *name = NULL;
     qnt_status status;
-    w->rows = slot->rank == 2 ? slot->shape[0] : 1;
-    w->cols = slot->shape[slot->rank - 1];
     status = print_name(c, slot, c->family->names, &name);
     w->name = name;
     name = NULL;
     if (status != QNT_OK)
         return status;
-    QNT_CHECK(print_name(c, slot, c->source->gguf ? c->family->gguf_names : c->family->names, &name));
+    QNT_CHECK(print_name(c, slot, c->source->gguf ? qnti_gguf_names : c->family->names, &name));
     stored = qnti_stored_find(c->source, name);
     status = QNT_NOT_FOUND;
     if (c->source->reader && slot->rank == 2) /* a tensor of the weight's name may be a part of a quantized layer */
@@ -193,9 +181,12 @@ cleanup:
 
 static qnt_status attach_role(const struct qnti_checkpoint *c, size_t block, enum qnti_role role)
 {
-    struct slot slot = slot_of(c, block, role, false);
-    QNT_TRY(attach(c, &slot));
-    if (!has_bias(&c->config, role))
+    struct slot slot;
+    if (qnti_has_weight(&c->config, role)) {
+        slot = slot_of(c, block, role, false);
+        QNT_TRY(attach(c, &slot));
+    }
+    if (!qnti_has_bias(&c->config, role))
         return QNT_OK;
     slot = slot_of(c, block, role, true);
     return attach(c, &slot);
@@ -232,7 +223,7 @@ static qnt_status attach_tied_head(struct qnti_checkpoint *c)
 
 static bool is_ignored(const char *name)
 {
-    static const char *const suffixes[] = {".rotary_emb.inv_freq", ".attention.bias", ".masked_bias"};
+    static const char *const suffixes[] = {".rotary_emb.inv_freq", ".attention.bias", ".masked_bias", ".attn.bias"};
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
         if (qnti_has_suffix(name, suffixes[i]))
             return true;
@@ -252,14 +243,25 @@ static qnt_status warn_unused(const struct qnti_checkpoint *c)
     return status;
 }
 
+/* The factor of embeddings as models in the embedding's type have it. */
+static void round_embedding_scale(struct qnti_checkpoint *c)
+{
+    const struct qnti_weight *w = qnti_checkpoint_weight(c, 0, QNTI_EMBED);
+    if (!c->config.scaled_embedding)
+        return;
+    c->config.embedding_scale = sqrtf((float)c->config.hidden);
+    if (w->plain.data)
+        c->config.embedding_scale = qnti_round_to(w->plain.dtype, c->config.embedding_scale);
+}
+
 qnt_status qnti_weights_attach(struct qnti_checkpoint *c)
 {
     QNT_TRY(QNTI_NEW(c->ctx, c->config.blocks * QNTI_ROLES * 2, &c->weights));
-    QNT_TRY(attach_role(c, 0, QNTI_EMBED));
-    QNT_TRY(attach_role(c, 0, QNTI_FINAL_NORM));
-    QNT_TRY(c->config.tied_head ? attach_tied_head(c) : attach_role(c, 0, QNTI_HEAD));
+    for (enum qnti_role role = 0; role < QNTI_ATTN_NORM; role++)
+        QNT_TRY(role == QNTI_HEAD && c->config.tied_head ? attach_tied_head(c) : attach_role(c, 0, role));
     for (size_t block = 0; block < c->config.blocks; block++)
         for (enum qnti_role role = QNTI_ATTN_NORM; role < QNTI_ROLES; role++)
             QNT_TRY(attach_role(c, block, role));
+    round_embedding_scale(c);
     return warn_unused(c);
 }

@@ -92,6 +92,7 @@ qnt_status qnti_gguf_put_bool(struct qnti_gguf_writer *writer, const char *key, 
 /* Empty strings and empty arrays are left out, as the format's converter does. */
 qnt_status qnti_gguf_put_string(struct qnti_gguf_writer *writer, const char *key, const char *value, size_t bytes);
 qnt_status qnti_gguf_put_f32_array(struct qnti_gguf_writer *writer, const char *key, const float *values, size_t n);
+qnt_status qnti_gguf_put_bool_array(struct qnti_gguf_writer *writer, const char *key, const bool *values, size_t n);
 qnt_status qnti_gguf_put_i32_array(struct qnti_gguf_writer *writer, const char *key, const int32_t *values, size_t n);
 /* strings[i] of lengths[i] bytes. */
 qnt_status qnti_gguf_put_string_array(struct qnti_gguf_writer *writer, const char *key, const char *const *strings,

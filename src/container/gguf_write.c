@@ -130,6 +130,16 @@ qnt_status qnti_gguf_put_i32_array(struct qnti_gguf_writer *w, const char *key, 
     return QNT_OK;
 }
 
+qnt_status qnti_gguf_put_bool_array(struct qnti_gguf_writer *w, const char *key, const bool *values, size_t n)
+{
+    if (n == 0)
+        return QNT_OK;
+    QNT_TRY(put_array(w, key, QNTI_GGUF_BOOL, n));
+    for (size_t i = 0; i < n; i++)
+        QNT_TRY(put_integer(w->ctx, &w->values, values[i], 1));
+    return QNT_OK;
+}
+
 qnt_status qnti_gguf_put_string_array(struct qnti_gguf_writer *w, const char *key, const char *const *strings,
                                       const size_t *lengths, size_t n)
 {

@@ -25,7 +25,7 @@ enum { CHUNK_ELEMENTS = 1 << 20, NAME_BYTES = 64, MOST_METADATA = 16 };
 
 static bool is_linear(const struct qnti_target *t)
 {
-    return !t->bias && t->role > QNTI_ATTN_NORM && t->role != QNTI_MLP_NORM;
+    return !t->bias && qnti_is_linear(t->role);
 }
 
 qnt_status qnti_folder_assign(struct qnti_export *e)
@@ -107,16 +107,24 @@ qnt_status qnti_folder_add(struct qnti_folder *f, size_t target, size_t part, co
     return qnti_copy_string(f->e->ctx, dtype, &entry->dtype);
 }
 
+/* The family stores its linears (in, out): floats stay so. */
+static bool is_turned(const struct qnti_export *e, size_t t)
+{
+    return e->source->family->transposed && is_linear(&e->targets[t]);
+}
+
 static qnt_status add_plain(struct qnti_folder *f, size_t t)
 {
+    bool turned = is_turned(f->e, t), vector;
     struct qnti_weight w;
     qnt_dtype type;
-    bool vector;
     QNT_TRY(qnti_export_weight(f->e, t, &w));
     type = plain_type(f->rules, &w);
     vector = f->e->targets[t].bias || w.rows == 1;
     return qnti_folder_add(f, t, SIZE_MAX, f->e->targets[t].source->name, qnti_dtype_name(type), vector ? 1 : 2,
-                           vector ? (const size_t[]){w.cols, 0} : (const size_t[]){w.rows, w.cols},
+                           vector   ? (const size_t[]){w.cols, 0}
+                           : turned ? (const size_t[]){w.cols, w.rows}
+                                    : (const size_t[]){w.rows, w.cols},
                            w.rows * w.cols * qnti_dtype_bytes(type));
 }
 
@@ -191,14 +199,39 @@ cleanup:
     return status;
 }
 
+/* The whole matrix the other way round. */
+static qnt_status write_turned(const struct qnti_folder_entry *entry, const struct qnti_weight *w, qnt_dtype type,
+                               struct qnti_output *output)
+{
+    qnt_context *ctx = entry->folder->e->ctx;
+    struct qnti_weight other = {.name = w->name, .rows = w->cols, .cols = w->rows};
+    float *x = NULL, *turned = NULL;
+    qnt_status status;
+    QNT_CHECK(QNTI_NEW_RAW(ctx, w->rows * w->cols, &x));
+    QNT_CHECK(QNTI_NEW_RAW(ctx, w->rows * w->cols, &turned));
+    QNT_CHECK(qnti_weight_rows(ctx, w, 0, w->rows, x));
+    for (size_t r = 0; r < w->rows; r++)
+        for (size_t c = 0; c < w->cols; c++)
+            turned[c * w->rows + r] = x[r * w->cols + c];
+    other.plain = qnt_matrix_f32(turned, other.rows, other.cols);
+    status = write_converted(entry, &other, type, output);
+cleanup:
+    qnti_free(ctx, x);
+    qnti_free(ctx, turned);
+    return status;
+}
+
 static qnt_status write_plain(const struct qnti_folder_entry *entry, struct qnti_output *output)
 {
     struct qnti_weight w;
     qnt_dtype type;
     QNT_TRY(qnti_export_weight(entry->folder->e, entry->target, &w));
     type = plain_type(entry->folder->rules, &w);
-    if (w.plain.data && w.plain.dtype == type && !w.unpermute_heads)
+    if (w.plain.data && w.plain.dtype == type && !w.unpermute_heads &&
+        w.transposed == is_turned(entry->folder->e, entry->target))
         return qnti_folder_emit(entry, output, w.plain.data, entry->bytes);
+    if (is_turned(entry->folder->e, entry->target))
+        return write_turned(entry, &w, type, output);
     return write_converted(entry, &w, type, output);
 }
 

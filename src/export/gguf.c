@@ -21,11 +21,10 @@ static int compare_items(const void *left, const void *right)
     return strcmp(a->name, b->name);
 }
 
-static qnt_status name_of(qnt_context *ctx, const struct qnti_family *family, const struct qnti_target *target,
-                          char **name)
+static qnt_status name_of(qnt_context *ctx, const struct qnti_target *target, char **name)
 {
     struct qnti_buffer text = {0};
-    qnt_status status = qnti_buffer_print(ctx, &text, family->gguf_names[target->role], target->block);
+    qnt_status status = qnti_buffer_print(ctx, &text, qnti_gguf_names[target->role], target->block);
     if (status == QNT_OK)
         status = qnti_buffer_print(ctx, &text, target->bias ? ".bias" : ".weight");
     if (status != QNT_OK)
@@ -65,37 +64,46 @@ static qnt_status add_target(struct qnti_gguf_file *file, size_t index)
     const struct qnti_export *e = file->e;
     const struct qnti_target *target = &e->targets[index];
     struct qnti_gguf_item *item = &file->items[file->count];
-    bool vector = target->bias || target->role == QNTI_FINAL_NORM || target->role == QNTI_ATTN_NORM ||
-                  target->role == QNTI_MLP_NORM;
+    bool norm = qnti_is_norm(target->role);
     *item = (struct qnti_gguf_item){.file = file,
                                     .block = target->role >= QNTI_ATTN_NORM ? target->block + 1 : 0,
                                     .source = target->source,
                                     .target = index,
                                     .layout = target->quantized ? target->layout : NULL,
+                                    .add = norm && !target->bias ? e->source->config.norm_base : 0,
                                     .head_rows = head_rows(e->source, target->role)};
-    QNT_TRY(name_of(e->ctx, e->source->family, target, &item->name));
+    QNT_TRY(name_of(e->ctx, target, &item->name));
     file->count++;
-    return measure(e->ctx, target->layout, vector, item);
+    return measure(e->ctx, target->layout, target->bias || norm, item);
 }
 
-static qnt_status add_rope(struct qnti_gguf_file *file)
+/* Divisors of RoPE as the tensor `index` of the two that there can be. */
+static qnt_status add_divisors(struct qnti_gguf_file *file, size_t index, const char *name, const float *divisors)
 {
     const struct qnti_export *e = file->e;
-    const struct qnti_rope *rope = &e->source->config.rope;
-    size_t n = e->source->config.head_dim / 2;
+    size_t n = e->source->config.rope.rotated / 2;
     struct qnti_gguf_item *item = &file->items[file->count];
-    if (rope->kind != QNTI_ROPE_LLAMA3)
-        return QNT_OK;
-    file->rope = (struct qnti_weight){"rope_freqs.weight", 1, n, .plain = qnt_matrix_f32(rope->divisors, 1, n)};
-    *item = (struct qnti_gguf_item){.file = file, .source = &file->rope};
-    QNT_TRY(qnti_copy_string(e->ctx, file->rope.name, &item->name));
+    file->rope[index] = (struct qnti_weight){name, 1, n, .plain = qnt_matrix_f32(divisors, 1, n)};
+    *item = (struct qnti_gguf_item){.file = file, .source = &file->rope[index], .target = SIZE_MAX};
+    QNT_TRY(qnti_copy_string(e->ctx, name, &item->name));
     file->count++;
     return measure(e->ctx, "gguf:f32", true, item);
 }
 
+static qnt_status add_rope(struct qnti_gguf_file *file)
+{
+    const struct qnti_rope *rope = &file->e->source->config.rope;
+    if (rope->kind == QNTI_ROPE_LLAMA3)
+        return add_divisors(file, 0, "rope_freqs.weight", rope->divisors);
+    if (rope->kind != QNTI_ROPE_LONGROPE)
+        return QNT_OK;
+    QNT_TRY(add_divisors(file, 0, "rope_factors_long.weight", rope->long_divisors));
+    return add_divisors(file, 1, "rope_factors_short.weight", rope->divisors);
+}
+
 static qnt_status add_items(struct qnti_gguf_file *file)
 {
-    QNT_TRY(QNTI_NEW(file->e->ctx, file->e->count + 1, &file->items));
+    QNT_TRY(QNTI_NEW(file->e->ctx, file->e->count + 2, &file->items));
     for (size_t i = 0; i < file->e->count; i++)
         QNT_TRY(add_target(file, i));
     QNT_TRY(add_rope(file));

@@ -31,6 +31,7 @@ struct conversion {
     size_t rows, cols, rows_per_task;
     uint8_t *bytes;             /* [rows][row_bytes] */
     size_t row_bytes;
+    float add;                  /* to every number */
     atomic_size_t clamped;      /* numbers beyond f16 */
 };
 
@@ -77,6 +78,8 @@ static qnt_status convert_task(void *arg, size_t index)
     float *x = t->x + first * t->cols;
     uint8_t *bytes = t->bytes + first * t->row_bytes;
     bool floats = t->grid.form == QNTI_FORM_FLOAT;
+    for (size_t i = 0; t->add != 0 && i < rows * t->cols; i++)
+        x[i] += t->add;
     if (!floats || t->grid.float_type == QNT_F16) /* scales and minima of blocks are f16 too */
         t->clamped += qnti_clamp_f16(x, rows * t->cols);
     if (!floats)
@@ -132,11 +135,11 @@ static size_t rows_per_chunk(const struct qnti_gguf_item *item)
 static qnt_status write_converted(const struct qnti_gguf_item *item, struct qnti_output *output)
 {
     struct conversion t = {.ctx = item->file->e->ctx, .type = item->type, .cols = item->source->cols,
-                           .row_bytes = item->row_bytes};
+                           .row_bytes = item->row_bytes, .add = item->add};
     size_t chunk = rows_per_chunk(item);
     struct qnti_weight w = *item->source;
     qnt_status status;
-    if (item->source != &item->file->rope)
+    if (item->target != SIZE_MAX)
         QNT_TRY(qnti_export_weight(item->file->e, item->target, &w));
     t.rows_per_task = qnti_max(1, TASK_ELEMENTS / t.cols);
     qnti_ggml_grid(qnti_context_kernels(t.ctx), item->type->name, &t.grid);

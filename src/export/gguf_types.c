@@ -115,7 +115,7 @@ static const char *wanted_type(const struct qnti_export *e, const struct qnti_ta
 
 static qnt_status assign_one(const struct qnti_export *e, struct qnti_target *target)
 {
-    bool linear = target->role >= QNTI_Q && target->role != QNTI_MLP_NORM;
+    bool linear = qnti_is_linear(target->role);
     const struct qnti_layout *layout;
     target->quantized = false;
     target->note = NULL;
@@ -135,6 +135,7 @@ static qnt_status assign_one(const struct qnti_export *e, struct qnti_target *ta
 
 qnt_status qnti_gguf_assign(struct qnti_export *e)
 {
+    QNT_TRY(qnti_gguf_check_model(e));
     for (size_t i = 0; i < e->count; i++)
         QNT_TRY(assign_one(e, &e->targets[i]));
     return QNT_OK;

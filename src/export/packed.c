@@ -172,7 +172,7 @@ static void find_usual(struct packed *p, size_t count)
 
 static bool is_float_layer(const struct qnti_target *t)
 {
-    return !t->quantized && !t->bias && t->role > QNTI_ATTN_NORM && t->role != QNTI_MLP_NORM;
+    return !t->quantized && !t->bias && qnti_is_linear(t->role);
 }
 
 static json_int_t group_of(const struct settings *s)

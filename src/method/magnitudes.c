@@ -6,6 +6,13 @@
 #include <math.h>
 #include "base/tensor.h"
 
+qnt_status qnti_job_takes_scale(const struct qnti_job *job)
+{
+    if (job->producer && (job->producer->refuses & QNT_REFUSES_SCALE))
+        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "the activation behind its producer lets no scale through");
+    return QNT_OK;
+}
+
 qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x)
 {
     const uint32_t *map = job->producer ? job->producer->map : NULL;

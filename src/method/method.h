@@ -217,6 +217,8 @@ qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_inpu
 
 /* --- magnitudes.c: how large channels are --- */
 
+/* QNT_UNSUPPORTED: the producer cannot absorb a scale. */
+qnt_status qnti_job_takes_scale(const struct qnti_job *job);
 /* Gives channels that one channel of the producer feeds (v to o under grouped-query attention) one value. */
 enum qnti_tie { QNTI_TIE_MEAN, QNTI_TIE_MOST };
 qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x);

@@ -88,6 +88,7 @@ static qnt_status awq_transform(struct qnti_job *job, const qnt_layer *layers, s
     struct qnti_search *search = NULL;
     float *a = NULL, *m = NULL;
     qnt_status status;
+    QNT_TRY(qnti_job_takes_scale(job));
     status = qnti_search_create(job, layers, count, p->objective == OBJECTIVE_LINEAR, &search);
     if (status == QNT_NOT_FOUND)
         return QNT_OK; /* nothing is known of the inputs: the weights stage says so */

@@ -33,6 +33,7 @@ static qnt_status smoothquant_transform(struct qnti_job *job, const qnt_layer *l
     qnt_status status;
     if (job->producer && job->producer->cols > 1 && !p->smooth_linears)
         return QNT_OK; /* the paper smooths behind norms only */
+    QNT_TRY(qnti_job_takes_scale(job));
     QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &a));
     QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &w));
     status = qnti_job_magnitudes(job, a, NULL);

@@ -2,8 +2,9 @@
  * attention.c - causal attention over one sequence by products of matrices.
  *
  * A task takes one head and a run of queries: scores = q k^T / sqrt(head_dim)
- * with the keys that any of them sees, the softmax of what each one sees,
- * nought elsewhere, out = scores v. Scores exist for that run only.
+ * (or times another scale, and soft-capped) with the keys that any of them
+ * sees, the softmax of what each one sees, nought elsewhere, out = scores v.
+ * Scores exist for that run only.
  *
  * Backward they are made again, P; with dP = dout v^T and dS = P (dP - sum of
  * P dP over the row) dv = P^T dout, dq = dS k, dk = dS^T q, the latter two over
@@ -38,6 +39,11 @@ static struct tile make_tile(const struct qnti_attention *a, size_t index)
     return t;
 }
 
+static float score_scale(const struct qnti_attention *a)
+{
+    return a->scale > 0 ? a->scale : 1 / sqrtf((float)a->head_dim);
+}
+
 static void score(const struct qnti_attention *a, const struct tile *t, float *scores)
 {
     size_t q_width = a->heads * a->head_dim, k_width = a->kv_heads * a->head_dim;
@@ -45,7 +51,8 @@ static void score(const struct qnti_attention *a, const struct tile *t, float *s
     qnti_gemm_one(&(struct qnti_gemm){
         .m = t->queries, .n = t->keys, .k = a->head_dim, .a = a->q + t->query * q_width + t->head * a->head_dim,
         .lda = q_width, .b = a->k + t->key * k_width + kv_head * a->head_dim, .ldb = k_width, .transpose_b = true,
-        .c = scores, .ldc = t->keys, .alpha = 1 / sqrtf((float)a->head_dim)});
+        .c = scores, .ldc = t->keys, .alpha = score_scale(a)});
+    qnti_soft_cap(a->cap, scores, t->queries * t->keys);
 }
 
 static void masked_softmax(const struct qnti_attention *a, const struct tile *t, float *scores)
@@ -117,13 +124,22 @@ static void softmax_backward(const struct tile *t, const float *p, float *dp)
     }
 }
 
+/* dS, of capped scores, becomes that of the scores before; `scores` is made again. */
+static void cap_backward(const struct qnti_attention *a, const struct tile *t, float *scores, float *ds)
+{
+    if (!(a->cap > 0))
+        return;
+    score(a, t, scores);
+    qnti_soft_cap_backward(a->cap, scores, ds, t->queries * t->keys);
+}
+
 /* p, dp [queries][keys]; adds to dk and dv of the tile's keys. */
 static void tile_backward(const struct backward *b, const struct tile *t, float *p, float *dp)
 {
     const struct qnti_attention *a = b->attention;
     size_t d = a->head_dim, width = a->heads * d, kv_width = a->kv_heads * d;
     size_t q_at = t->query * width + t->head * d, k_at = t->key * kv_width + t->head / (a->heads / a->kv_heads) * d;
-    float scale = 1 / sqrtf((float)d);
+    float scale = score_scale(a);
     score(a, t, p);
     masked_softmax(a, t, p);
     qnti_gemm_one(&(struct qnti_gemm){.m = t->queries, .n = t->keys, .k = d, .a = b->dout + q_at, .lda = width,
@@ -133,6 +149,7 @@ static void tile_backward(const struct backward *b, const struct tile *t, float 
                                       .transpose_a = true, .b = b->dout + q_at, .ldb = width, .c = b->dv + k_at,
                                       .ldc = kv_width, .alpha = 1, .beta = 1});
     softmax_backward(t, p, dp);
+    cap_backward(a, t, p, dp);
     qnti_gemm_one(&(struct qnti_gemm){.m = t->queries, .n = d, .k = t->keys, .a = dp, .lda = t->keys, .b = a->k + k_at,
                                       .ldb = kv_width, .c = b->dq + q_at, .ldc = width, .alpha = scale});
     qnti_gemm_one(&(struct qnti_gemm){.m = t->keys, .n = d, .k = t->queries, .a = dp, .lda = t->keys,

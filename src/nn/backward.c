@@ -19,31 +19,49 @@ struct qnti_backward {
     float *inner, *dinner;               /* [tokens][heads * head_dim] what attention gives, and its gradient, */
     float *dq, *dk, *dv;                 /* those of q, k, v */
     float *gate, *up, *act, *dact;       /* [tokens][ffn] */
+    float *delta;                        /* [tokens][hidden] of o or down, where a norm stands behind it, and gradient */
+    float *fused;                        /* [tokens][widest fused linear] gradient of what it gives, or NULL */
     float *gradient;                     /* [GRADIENT_ROWS][widest input] */
 };
 
+enum { MOST_ARRAYS = 15 };
+
+struct array {
+    size_t rows, width;
+    float **x;
+};
+
+static size_t list_arrays(const struct qnti_config *c, struct qnti_backward *b, struct array arrays[MOST_ARRAYS])
+{
+    size_t tokens = b->tokens, attention = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, n = 0, widest = 0;
+    size_t fused = qnti_max(c->fused_qkv ? attention + 2 * kv : 0, c->fused_gate_up ? 2 * c->ffn : 0);
+    for (enum qnti_site site = 0; site < QNTI_SITES; site++)
+        widest = qnti_max(widest, qnti_site_width(c, site));
+    const struct array all[MOST_ARRAYS] = {
+        {tokens, c->hidden, &b->normed}, {tokens, c->hidden, &b->middle}, {tokens, c->hidden, &b->dnormed},
+        {tokens, attention, &b->inner}, {tokens, attention, &b->dinner}, {tokens, attention, &b->dq},
+        {tokens, kv, &b->dk}, {tokens, kv, &b->dv}, {tokens, c->ffn, &b->gate}, {tokens, c->ffn, &b->up},
+        {tokens, c->ffn, &b->act}, {tokens, c->ffn, &b->dact}, {GRADIENT_ROWS, widest, &b->gradient},
+        {tokens, c->post_norms ? c->hidden : 0, &b->delta}, {tokens, fused, &b->fused},
+    };
+    for (size_t i = 0; i < MOST_ARRAYS; i++)
+        if (all[i].width)
+            arrays[n++] = all[i];
+    return n;
+}
+
 qnt_status qnti_backward_create(const struct qnti_checkpoint *model, size_t tokens, struct qnti_backward **out)
 {
-    const struct qnti_config *c = &model->config;
-    size_t attention = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, widest = 0;
+    struct array arrays[MOST_ARRAYS];
     struct qnti_backward *b;
+    size_t count;
     qnt_status status = QNT_OK;
     *out = NULL;
     QNT_TRY(QNTI_NEW(model->ctx, 1, &b));
     b->ctx = model->ctx;
     b->tokens = tokens;
-    for (enum qnti_site site = 0; site < QNTI_SITES; site++)
-        widest = qnti_max(widest, qnti_site_width(c, site));
-    const struct {
-        size_t rows, width;
-        float **x;
-    } arrays[] = {
-        {tokens, c->hidden, &b->normed}, {tokens, c->hidden, &b->middle}, {tokens, c->hidden, &b->dnormed},
-        {tokens, attention, &b->inner}, {tokens, attention, &b->dinner}, {tokens, attention, &b->dq},
-        {tokens, kv, &b->dk}, {tokens, kv, &b->dv}, {tokens, c->ffn, &b->gate}, {tokens, c->ffn, &b->up},
-        {tokens, c->ffn, &b->act}, {tokens, c->ffn, &b->dact}, {GRADIENT_ROWS, widest, &b->gradient},
-    };
-    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+    count = list_arrays(&model->config, b, arrays);
+    for (size_t i = 0; i < count; i++)
         QNT_CHECK(qnti_new_rows(b->ctx, arrays[i].rows, arrays[i].width, arrays[i].x));
     *out = b;
 cleanup:
@@ -56,8 +74,8 @@ void qnti_backward_free(struct qnti_backward *b)
 {
     if (!b)
         return;
-    float *const arrays[] = {b->normed, b->middle, b->dnormed, b->inner, b->dinner, b->dq,      b->dk,
-                             b->dv,     b->gate,   b->up,      b->act,   b->dact,   b->gradient};
+    float *const arrays[] = {b->normed, b->middle, b->dnormed, b->inner, b->dinner, b->dq,    b->dk,      b->dv,
+                             b->gate,   b->up,     b->act,     b->dact,  b->delta,  b->fused, b->gradient};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         qnti_free(b->ctx, arrays[i]);
     qnti_free(b->ctx, b);
@@ -98,23 +116,56 @@ static qnt_status linear_backward(const struct way *way, enum qnti_role role, co
     return qnti_linear_backward(way->b->ctx, &l, dout, way->tokens, add, din);
 }
 
-/* x = middle + down(silu(gate) up), gate and up of the norm of middle. */
-static qnt_status mlp_backward(const struct way *way)
+/* The linear that gives to the stream: the gradient of its input, of dx, through the norm behind it if there is one. */
+static qnt_status residual_backward(const struct way *way, enum qnti_site site, const float *in, float *din)
 {
     struct qnti_backward *b = way->b;
-    struct qnti_rms_norm norm = qnti_block_norm(way->block, QNTI_MLP_NORM);
-    struct qnti_linear gate = qnti_block_linear(way->block, QNTI_GATE), up = qnti_block_linear(way->block, QNTI_UP);
-    size_t n = way->tokens, ffn = gate.out;
-    QNT_TRY(qnti_rms_norm(b->ctx, &norm, b->middle, n, b->normed));
-    QNT_TRY(qnti_linear(b->ctx, &gate, b->normed, n, false, b->gate));
-    QNT_TRY(qnti_linear(b->ctx, &up, b->normed, n, false, b->up));
-    memcpy(b->act, b->gate, n * ffn * sizeof *b->act);
-    QNT_TRY(qnti_swiglu(b->ctx, b->up, n, ffn, b->act));
-    QNT_TRY(linear_backward(way, QNTI_DOWN, b->act, way->dx, false, b->dact));
-    QNT_TRY(qnti_swiglu_backward(b->ctx, b->dact, n, ffn, b->gate, b->up));
+    enum qnti_role role = site == QNTI_SITE_O ? QNTI_O : QNTI_DOWN, post = qnti_block_post_norm(way->block, site);
+    struct qnti_norm norm;
+    if (post == QNTI_ROLES)
+        return linear_backward(way, role, in, way->dx, false, din);
+    norm = qnti_block_norm(way->block, post);
+    QNT_TRY(qnti_block_apply(way->block, role, in, way->tokens, false, b->delta));
+    QNT_TRY(qnti_norm_backward(b->ctx, &norm, b->delta, way->dx, way->tokens, false, b->delta));
+    return linear_backward(way, role, in, b->delta, false, din);
+}
+
+/* A fused linear whose parts have the gradients `parts`. */
+static qnt_status fused_backward(const struct way *way, enum qnti_role role, const struct qnti_parts *parts)
+{
+    qnti_join(parts, way->tokens, way->b->fused);
+    return linear_backward(way, role, way->b->normed, way->b->fused, false, way->b->dnormed);
+}
+
+static qnt_status gate_up_backward(const struct way *way)
+{
+    const struct qnti_config *c = &way->block->model->config;
+    struct qnti_backward *b = way->b;
+    struct qnti_parts parts = qnti_block_parts(way->block, QNTI_GATE_UP, b->gate, b->up, NULL);
+    if (c->fused_gate_up)
+        return fused_backward(way, QNTI_GATE_UP, &parts);
+    if (c->ungated)
+        return linear_backward(way, QNTI_UP, b->normed, b->gate, false, b->dnormed);
     QNT_TRY(linear_backward(way, QNTI_GATE, b->normed, b->gate, false, b->dnormed));
-    QNT_TRY(linear_backward(way, QNTI_UP, b->normed, b->up, true, b->dnormed));
-    return qnti_rms_norm_backward(b->ctx, &norm, b->middle, b->dnormed, n, way->dx);
+    return linear_backward(way, QNTI_UP, b->normed, b->up, true, b->dnormed);
+}
+
+/* x = middle + down(act(gate) up), gate and up of the norm of middle. */
+static qnt_status mlp_backward(const struct way *way)
+{
+    const struct qnti_config *c = &way->block->model->config;
+    struct qnti_backward *b = way->b;
+    struct qnti_norm norm = qnti_block_norm(way->block, QNTI_MLP_NORM);
+    size_t n = way->tokens, ffn = c->ffn;
+    float *up = c->ungated ? NULL : b->up;
+    QNT_TRY(qnti_norm(b->ctx, &norm, b->middle, n, b->normed));
+    QNT_TRY(qnti_block_gate_up(way->block, way->w, b->normed, n, b->gate, b->up));
+    memcpy(b->act, b->gate, n * ffn * sizeof *b->act);
+    QNT_TRY(qnti_activate(b->ctx, c->activation, up, n, ffn, b->act));
+    QNT_TRY(residual_backward(way, QNTI_SITE_DOWN, b->act, b->dact));
+    QNT_TRY(qnti_activate_backward(b->ctx, c->activation, b->dact, n, ffn, b->gate, up));
+    QNT_TRY(gate_up_backward(way));
+    return qnti_norm_backward(b->ctx, &norm, b->middle, b->dnormed, n, true, way->dx);
 }
 
 /* normed, q, k, v, inner of the attention, and middle behind it. */
@@ -128,23 +179,45 @@ static qnt_status attention_again(const struct way *way)
     return qnti_site_residual(way->block, way->w, QNTI_SITE_O, b->inner, n, b->middle);
 }
 
+/* dq and dk through the norms of heads, whose inputs are computed again. */
+static qnt_status head_norms_backward(const struct way *way)
+{
+    const struct qnti_config *c = &way->block->model->config;
+    struct qnti_backward *b = way->b;
+    struct qnti_norm q = qnti_block_norm(way->block, QNTI_Q_NORM), k = qnti_block_norm(way->block, QNTI_K_NORM);
+    size_t n = way->tokens;
+    if (!c->qk_norm)
+        return QNT_OK;
+    QNT_TRY(qnti_block_qkv(way->block, way->w, b->normed, n));
+    QNT_TRY(qnti_norm_backward(b->ctx, &q, way->w->q, b->dq, n * c->heads, false, b->dq));
+    return qnti_norm_backward(b->ctx, &k, way->w->k, b->dk, n * c->kv_heads, false, b->dk);
+}
+
+static qnt_status qkv_backward(const struct way *way)
+{
+    struct qnti_backward *b = way->b;
+    struct qnti_parts parts = qnti_block_parts(way->block, QNTI_QKV, b->dq, b->dk, b->dv);
+    if (way->block->model->config.fused_qkv)
+        return fused_backward(way, QNTI_QKV, &parts);
+    QNT_TRY(linear_backward(way, QNTI_Q, b->normed, b->dq, false, b->dnormed));
+    QNT_TRY(linear_backward(way, QNTI_K, b->normed, b->dk, true, b->dnormed));
+    return linear_backward(way, QNTI_V, b->normed, b->dv, true, b->dnormed);
+}
+
 /* middle = x + o(attention(q, k, v of the norm of x)). */
 static qnt_status attention_backward(const struct way *way)
 {
     struct qnti_backward *b = way->b;
-    const struct qnti_config *c = &way->block->model->config;
-    struct qnti_rms_norm norm = qnti_block_norm(way->block, QNTI_ATTN_NORM);
+    struct qnti_norm norm = qnti_block_norm(way->block, QNTI_ATTN_NORM);
     struct qnti_attention attention = qnti_block_attention(way->block, way->w, way->tokens, NULL);
     size_t n = way->tokens;
-    QNT_TRY(linear_backward(way, QNTI_O, b->inner, way->dx, false, b->dinner));
+    QNT_TRY(residual_backward(way, QNTI_SITE_O, b->inner, b->dinner));
     QNT_TRY(qnti_attention_backward(b->ctx, &attention, b->dinner, b->dq, b->dk, b->dv));
-    QNT_TRY(qnti_rope_backward(b->ctx, &way->w->rope, c->heads, b->dq, n));
-    QNT_TRY(qnti_rope_backward(b->ctx, &way->w->rope, c->kv_heads, b->dk, n));
-    QNT_TRY(qnti_rms_norm(b->ctx, &norm, way->x, n, b->normed));
-    QNT_TRY(linear_backward(way, QNTI_Q, b->normed, b->dq, false, b->dnormed));
-    QNT_TRY(linear_backward(way, QNTI_K, b->normed, b->dk, true, b->dnormed));
-    QNT_TRY(linear_backward(way, QNTI_V, b->normed, b->dv, true, b->dnormed));
-    return qnti_rms_norm_backward(b->ctx, &norm, way->x, b->dnormed, n, way->dx);
+    QNT_TRY(qnti_block_turn(way->block, way->w, true, b->dq, b->dk, n));
+    QNT_TRY(qnti_norm(b->ctx, &norm, way->x, n, b->normed));
+    QNT_TRY(head_norms_backward(way));
+    QNT_TRY(qkv_backward(way));
+    return qnti_norm_backward(b->ctx, &norm, way->x, b->dnormed, n, true, way->dx);
 }
 
 static qnt_status check(const struct way *way)

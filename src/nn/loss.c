@@ -43,8 +43,10 @@ qnt_status qnti_cross_entropy(qnt_context *ctx, const int32_t *target, size_t n,
 
 struct qnti_loss {
     const struct qnti_checkpoint *model;
-    float *head, *norm;          /* [vocab][hidden], [hidden] */
+    float *head, *weights;       /* [vocab][hidden], those of the final norm */
+    struct qnti_norm norm;
     float *x, *dx, *logits;      /* of a run: normed, gradient by it [RUN][hidden]; [RUN][vocab] */
+    float *capped;               /* [RUN][vocab] the logits, where they are soft-capped, or NULL */
 };
 
 qnt_status qnti_loss_create(const struct qnti_checkpoint *model, struct qnti_loss **out)
@@ -58,11 +60,12 @@ qnt_status qnti_loss_create(const struct qnti_checkpoint *model, struct qnti_los
     l->model = model;
     if (!qnti_multiply(RUN, qnti_max(c->vocab, c->hidden), &n))
         QNT_CHECK(qnti_fail(model->ctx, QNT_NO_MEMORY, "logits of %zu tokens exceed the address space", c->vocab));
-    QNT_CHECK(QNTI_NEW_RAW(model->ctx, c->hidden, &l->norm));
-    QNT_CHECK(qnti_weight_rows(model->ctx, qnti_checkpoint_weight(model, 0, QNTI_FINAL_NORM), 0, 1, l->norm));
+    QNT_CHECK(qnti_final_norm_load(model, &l->norm, &l->weights));
     QNT_CHECK(QNTI_NEW_RAW(model->ctx, RUN * c->hidden, &l->x));
     QNT_CHECK(QNTI_NEW_RAW(model->ctx, RUN * c->hidden, &l->dx));
     QNT_CHECK(QNTI_NEW_RAW(model->ctx, RUN * c->vocab, &l->logits));
+    if (c->logit_cap > 0)
+        QNT_CHECK(QNTI_NEW_RAW(model->ctx, RUN * c->vocab, &l->capped));
     QNT_CHECK(qnti_head_load(model, &l->head));
     *out = l;
 cleanup:
@@ -76,7 +79,8 @@ void qnti_loss_free(struct qnti_loss *l)
     if (!l)
         return;
     qnti_free(l->model->ctx, l->head);
-    qnti_free(l->model->ctx, l->norm);
+    qnti_free(l->model->ctx, l->weights);
+    qnti_free(l->model->ctx, l->capped);
     qnti_free(l->model->ctx, l->x);
     qnti_free(l->model->ctx, l->dx);
     qnti_free(l->model->ctx, l->logits);
@@ -89,16 +93,19 @@ static qnt_status run_backward(const struct qnti_loss *l, const float *x, const 
 {
     const struct qnti_config *c = &l->model->config;
     qnt_context *ctx = l->model->ctx;
-    struct qnti_rms_norm norm = {.weight = l->norm, .width = c->hidden, .eps = c->norm_eps};
     struct qnti_linear head = {.weight = l->head, .in = c->hidden, .out = c->vocab};
     double loss[RUN];
-    QNT_TRY(qnti_rms_norm(ctx, &norm, x, n, l->x));
-    QNT_TRY(qnti_linear(ctx, &head, l->x, n, false, l->logits));
+    QNT_TRY(qnti_norm(ctx, &l->norm, x, n, l->x));
+    QNT_TRY(qnti_logits(l->model, l->head, l->x, n, l->logits));
+    if (l->capped)
+        memcpy(l->capped, l->logits, n * c->vocab * sizeof *l->capped);
     QNT_TRY(qnti_cross_entropy(ctx, ids + 1, n, c->vocab, scale, l->logits, loss));
     for (size_t i = 0; i < n; i++)
         *sum += loss[i];
+    if (l->capped)
+        qnti_soft_cap_backward(c->logit_cap, l->capped, l->logits, n * c->vocab);
     QNT_TRY(qnti_linear_backward(ctx, &head, l->logits, n, false, l->dx));
-    return qnti_rms_norm_backward(ctx, &norm, x, l->dx, n, dx);
+    return qnti_norm_backward(ctx, &l->norm, x, l->dx, n, true, dx);
 }
 
 qnt_status qnti_loss_backward(const struct qnti_loss *l, const float *x, const int32_t *ids, size_t tokens,

@@ -16,8 +16,8 @@
 /* Sites of a block: linears that share an input. */
 enum qnti_site { QNTI_SITE_QKV, QNTI_SITE_O, QNTI_SITE_GATE_UP, QNTI_SITE_DOWN, QNTI_SITES };
 
-/* Roles of the linears of each site, ended by QNTI_ROLES. */
-extern const enum qnti_role qnti_site_roles[QNTI_SITES][4];
+/* Roles of the linears of a site, ended by QNTI_ROLES. */
+const enum qnti_role *qnti_site_roles(const struct qnti_config *config, enum qnti_site site);
 
 /*
  * Weights of one block in f32, owned; [role] NULL where there is none. A layer that quantizes its inputs at run time
@@ -51,7 +51,10 @@ void qnti_unit_of_site(const struct qnti_block *block, struct qnti_workspace *wo
 /* Width of a site's input. */
 size_t qnti_site_width(const struct qnti_config *config, enum qnti_site site);
 
-/* What a forward pass reuses: cosines and sines, scratch memory for sequences of at most `tokens`. */
+/*
+ * What a forward pass reuses: cosines and sines, scratch memory for sequences of at most `tokens`. Where RoPE depends on
+ * a sequence's length (dynamic, longrope) it is taken to be that.
+ */
 struct qnti_workspace;
 qnt_status qnti_workspace_create(const struct qnti_checkpoint *model, size_t tokens, struct qnti_workspace **w);
 void qnti_workspace_free(struct qnti_workspace *w);
@@ -61,12 +64,12 @@ void qnti_workspace_free(struct qnti_workspace *w);
  *   QKV      norm of the residual stream x                                   (in: x)
  *   O        attention of q, k, v of the site QKV's input                    (in: QKV's input)
  *   GATE_UP  norm of x                                                       (in: x)
- *   DOWN     act(gate) * up of the site GATE_UP's input                      (in: GATE_UP's input)
+ *   DOWN     act(gate) * up, or act(up), of the site GATE_UP's input         (in: GATE_UP's input)
  * `in` [tokens][width before], `out` [tokens][qnti_site_width].
  */
 qnt_status qnti_site_input(const struct qnti_block *block, struct qnti_workspace *w, enum qnti_site site,
                            const float *in, size_t tokens, float *out);
-/* x += o(in) or x += down(in), for the sites O and DOWN. */
+/* x += o(in) or x += down(in), for the sites O and DOWN, behind a norm where the family has one there. */
 qnt_status qnti_site_residual(const struct qnti_block *block, struct qnti_workspace *w, enum qnti_site site,
                               const float *in, size_t tokens, float *x);
 /* The whole block on one sequence, in place. */
@@ -102,13 +105,16 @@ void qnti_loss_free(struct qnti_loss *loss);
 qnt_status qnti_loss_backward(const struct qnti_loss *l, const float *x, const int32_t *ids, size_t tokens,
                               double *loss, float *dx);
 
-/* x [tokens][hidden] of token ids. Ids beyond the vocabulary are QNT_INVALID. */
-qnt_status qnti_embed(const struct qnti_checkpoint *model, const int32_t *ids, size_t tokens, float *x);
+/*
+ * x [tokens][hidden] of token ids at the positions first, first + 1 ... of their sequence. Ids beyond the vocabulary, and
+ * positions beyond those learned, are QNT_INVALID.
+ */
+qnt_status qnti_embed(const struct qnti_checkpoint *model, const int32_t *ids, size_t tokens, size_t first, float *x);
 /* The final norm in place. */
 qnt_status qnti_final_norm(const struct qnti_checkpoint *model, float *x, size_t tokens);
 /* The output matrix, in f32, is loaded once and used for many: [vocab][hidden]. */
 qnt_status qnti_head_load(const struct qnti_checkpoint *model, float **head);
-/* logits [tokens][vocab] of normed x. */
+/* logits [tokens][vocab] of normed x, soft-capped where the family does that. */
 qnt_status qnti_logits(const struct qnti_checkpoint *model, const float *head, const float *x, size_t tokens,
                        float *logits);
 

@@ -33,27 +33,33 @@ qnt_status qnti_linear_backward(qnt_context *ctx, const struct qnti_linear *l, c
 qnt_status qnti_linear_gradient(qnt_context *ctx, const struct qnti_linear *l, const float *x, const float *dy,
                                 size_t tokens, size_t first, size_t n, float *gradient);
 
-/* out = weight * x / sqrt(mean(x^2) + eps), each row by itself; out may be x. */
-struct qnti_rms_norm {
-    const float *weight;
+/*
+ * out = (base + weight) * x / sqrt(mean(x^2) + eps) + bias, each row by itself; LAYER takes the mean from x first. out
+ * may be x.
+ */
+struct qnti_norm {
+    enum qnti_norm_kind kind;
+    const float *weight, *bias;  /* [width]; bias NULL: none */
     size_t width;
-    float eps;
+    float eps, base;
 };
-qnt_status qnti_rms_norm(qnt_context *ctx, const struct qnti_rms_norm *norm, const float *x, size_t tokens,
-                         float *out);
-/* dx += the gradient by x, of dy by out. */
-qnt_status qnti_rms_norm_backward(qnt_context *ctx, const struct qnti_rms_norm *norm, const float *x, const float *dy,
-                                  size_t tokens, float *dx);
+qnt_status qnti_norm(qnt_context *ctx, const struct qnti_norm *norm, const float *x, size_t rows, float *out);
+/* The final norm; *weights, which it points into, is the caller's, also where this fails. */
+qnt_status qnti_final_norm_load(const struct qnti_checkpoint *model, struct qnti_norm *norm, float **weights);
+/* dx (+)= the gradient by x, of dy by out; without `add` dx may be dy. */
+qnt_status qnti_norm_backward(qnt_context *ctx, const struct qnti_norm *norm, const float *x, const float *dy,
+                              size_t rows, bool add, float *dx);
 
-/* Cosines and sines of the positions 0 .. tokens-1, [tokens][head_dim / 2]. */
+/* Cosines and sines of the positions 0 .. tokens-1, [tokens][half]; the first 2 half channels of a head turn. */
 struct qnti_rope_table {
-    size_t tokens, half;
+    size_t tokens, half, head_dim;
     float *cosine, *sine;
 };
+/* Of sequences of `tokens`, which counts where the scaling depends on it. */
 qnt_status qnti_rope_table_create(qnt_context *ctx, const struct qnti_rope *rope, size_t head_dim, size_t tokens,
                                   struct qnti_rope_table *table);
 void qnti_rope_table_free(qnt_context *ctx, struct qnti_rope_table *table);
-/* Rotates the pairs (i, i + head_dim/2) of every head of x [tokens][heads * head_dim], row t being position t. */
+/* Rotates the pairs (i, i + half) of every head of x [tokens][heads * head_dim], row t being position t. */
 qnt_status qnti_rope_forward(qnt_context *ctx, const struct qnti_rope_table *table, size_t heads, float *x,
                              size_t tokens);
 /* The gradient by what was rotated, of that by what it became, in place: rotates back. */
@@ -75,6 +81,8 @@ double qnti_row_exp_sum(const float *x, size_t n, float shift);
 struct qnti_attention {
     size_t heads, kv_heads, head_dim;
     size_t window;               /* keys a query sees, itself included; 0: all before it */
+    float scale;                 /* in place of 1 / sqrt(head_dim); 0: that */
+    float cap;                   /* scores x become cap tanh(x / cap); 0: they stay */
     const float *q, *k, *v;
     size_t tokens;
     float *out;
@@ -84,10 +92,28 @@ qnt_status qnti_attention_forward(qnt_context *ctx, const struct qnti_attention 
 qnt_status qnti_attention_backward(qnt_context *ctx, const struct qnti_attention *attention, const float *dout,
                                    float *dq, float *dk, float *dv);
 
-/* gate = gate * sigmoid(gate) * up; gate, up [tokens][width]. */
-qnt_status qnti_swiglu(qnt_context *ctx, const float *up, size_t tokens, size_t width, float *gate);
-/* gate and up, as they went in, become their gradients; dy is that of what came out. */
-qnt_status qnti_swiglu_backward(qnt_context *ctx, const float *dy, size_t tokens, size_t width, float *gate, float *up);
+/*
+ * gate = act(gate) * up, or act(gate) where up is NULL; gate, up [tokens][width]. Backward gate and up, as they went in,
+ * become their gradients; dy is that of what came out.
+ */
+qnt_status qnti_activate(qnt_context *ctx, enum qnti_activation activation, const float *up, size_t tokens,
+                         size_t width, float *gate);
+qnt_status qnti_activate_backward(qnt_context *ctx, enum qnti_activation activation, const float *dy, size_t tokens,
+                                  size_t width, float *gate, float *up);
+
+/* x = cap tanh(x / cap), n numbers; cap 0: they stay. */
+void qnti_soft_cap(float cap, float *x, size_t n);
+/* dy, the gradient by capped numbers y, becomes that by what they were of. */
+void qnti_soft_cap_backward(float cap, const float *y, float *dy, size_t n);
+
+/* x [rows][total] into the columns of several [rows][width[i]], whose widths make up the total; and back. */
+enum { QNTI_MOST_PARTS = 3 };
+struct qnti_parts {
+    size_t count, width[QNTI_MOST_PARTS];
+    float *x[QNTI_MOST_PARTS];
+};
+void qnti_split(const struct qnti_parts *parts, const float *x, size_t rows);
+void qnti_join(const struct qnti_parts *parts, size_t rows, float *x);
 
 /*
  * Losses -ln p(target) of n rows of logits [n][vocab], p their softmax: loss [n]. The logits become the gradient of

@@ -2,7 +2,7 @@
  * unit.c - what stands behind a site's linears, as a unit: searches compare what it gives with other weights.
  *
  *   QKV      attention and o         (AWQ: "output of self-attention")
- *   GATE_UP  the gated mlp and down
+ *   GATE_UP  the mlp and down
  *   O, DOWN  the linear itself
  */
 #include "nn/nn.h"
@@ -21,7 +21,7 @@ static qnt_status forward(const struct qnti_unit *unit, const float *x, size_t t
     qnt_status status = QNT_OK;
     for (size_t i = 0; weights && i < unit->weight_count; i++)
         if (weights[i])
-            block.weight[qnti_site_roles[self->site][i]] = (float *)(uintptr_t)weights[i];
+            block.weight[qnti_site_roles(&block.model->config, self->site)[i]] = (float *)(uintptr_t)weights[i];
     if (deep)
         QNT_CHECK(QNTI_NEW_RAW(unit->ctx, sequence * width, &inner));
     memset(y, 0, tokens * unit->out * sizeof *y);
@@ -41,10 +41,11 @@ void qnti_unit_of_site(const struct qnti_block *block, struct qnti_workspace *wo
                        struct qnti_site_unit *self, struct qnti_unit *unit)
 {
     const struct qnti_config *c = &block->model->config;
+    const enum qnti_role *roles = qnti_site_roles(c, site);
     size_t n = 0;
     *self = (struct qnti_site_unit){.block = block, .workspace = workspace, .site = site};
-    for (; qnti_site_roles[site][n] != QNTI_ROLES; n++) {
-        const struct qnti_weight *w = qnti_checkpoint_weight(block->model, block->index, qnti_site_roles[site][n]);
+    for (; roles[n] != QNTI_ROLES; n++) {
+        const struct qnti_weight *w = qnti_checkpoint_weight(block->model, block->index, roles[n]);
         self->shapes[n] = (struct qnti_unit_weight){w->rows, w->cols};
     }
     *unit = (struct qnti_unit){.in = qnti_site_width(c, site), .out = c->hidden, .weight_count = n,

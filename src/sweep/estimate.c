@@ -41,10 +41,11 @@ struct need {
 
 static double layers_weights(const struct qnt_plan *plan, enum qnti_site site, double *largest)
 {
+    const enum qnti_role *roles = qnti_site_roles(&plan->job.source->config, site);
     double sum = 0;
     *largest = 0;
-    for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++) {
-        const struct qnti_weight *w = qnti_checkpoint_weight(plan->job.source, 0, qnti_site_roles[site][i]);
+    for (size_t i = 0; roles[i] != QNTI_ROLES; i++) {
+        const struct qnti_weight *w = qnti_checkpoint_weight(plan->job.source, 0, roles[i]);
         double n = w ? (double)w->rows * (double)w->cols : 0;
         sum += n;
         *largest = n > *largest ? n : *largest;
@@ -118,6 +119,9 @@ static double window_bytes(const struct qnt_plan *plan, double threads)
     double seqlen = (double)plan->windows.tokens;
     double run = greater(seqlen, qnti_plan_measures(plan) ? QNTI_ADDED_TOKENS : 0);
     double widths = 2.0 * (double)c->hidden + 3.0 * (double)c->ffn + 3.0 * (double)(c->heads * c->head_dim);
+    widths += c->post_norms ? (double)c->hidden : 0;
+    widths += greater(c->fused_qkv ? (double)((c->heads + 2 * c->kv_heads) * c->head_dim) : 0,
+                      c->fused_gate_up ? 2.0 * (double)c->ffn : 0);
     return 4 * (run * (double)c->hidden + seqlen * widths + threads * seqlen * seqlen);
 }
 
@@ -150,7 +154,7 @@ static struct need reverse_need(const struct qnt_plan *plan)
         return n;
     for (size_t b = first; b < c->blocks; b++)
         fisher = greater(fisher, (double)qnti_fisher_bytes(plan, b));
-    back = 4 * (double)plan->windows.tokens * (4 * hidden + 3 * heads + 2 * kv + 4 * ffn);
+    back = 4 * (double)plan->windows.tokens * (5 * hidden + 4 * heads + 4 * kv + 6 * ffn);
     back += 4 * GRADIENT_ROWS * greater(greater(hidden, heads), ffn);
     n.memory = greater(top, fisher + back);
     n.kept = 4 * tokens * hidden * (double)(c->blocks - first + 1);

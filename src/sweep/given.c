@@ -42,7 +42,7 @@ static qnt_status find_entry(const struct qnt_plan *plan, const struct qnti_targ
     struct qnti_buffer name = {0};
     char layer[QNTI_LAYER_NAME_BYTES];
     qnt_status status;
-    QNT_CHECK(qnti_buffer_print(plan->ctx, &name, plan->job.source->family->gguf_names[t->role], t->block));
+    QNT_CHECK(qnti_buffer_print(plan->ctx, &name, qnti_gguf_names[t->role], t->block));
     QNT_CHECK(qnti_buffer_add(plan->ctx, &name, ".weight", strlen(".weight")));
     qnti_layer_name(t, layer);
     *entry = qnti_imatrix_find(matrix, name.data);
@@ -168,11 +168,11 @@ bool qnti_is_statistics(const char *path)
     return n > m && strcmp(path + n - m, ".safetensors") == 0;
 }
 
-static enum qnti_site site_of(enum qnti_role role)
+static enum qnti_site site_of(const struct qnti_config *config, enum qnti_role role)
 {
     for (enum qnti_site site = 0; site < QNTI_SITES; site++)
-        for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++)
-            if (qnti_site_roles[site][i] == role)
+        for (const enum qnti_role *r = qnti_site_roles(config, site); *r != QNTI_ROLES; r++)
+            if (*r == role)
                 return site;
     return QNTI_SITES;
 }
@@ -186,7 +186,7 @@ static qnt_status check_target(const struct qnt_plan *plan, size_t index)
     char name[QNTI_LAYER_NAME_BYTES];
     struct qnti_calib_head head;
     QNT_TRY(qnti_statistics_suffice(plan->ctx, plan->recipes[index]));
-    qnti_site_name(plan->job.source, t->block, site_of(t->role), name);
+    qnti_site_name(plan->job.source, t->block, site_of(&plan->job.source->config, t->role), name);
     QNT_TRY(qnti_calib_head(plan->given->file, name, &head));
     if (head.in != t->source->cols)
         return qnti_fail(plan->ctx, QNT_INVALID, "%s: %s has %zu channels, the layer %s %zu", path, name, head.in,

@@ -133,7 +133,7 @@ static qnt_status number_recipe(const struct qnt_plan *plan, json_t *keys, size_
 
 static bool is_linear(const struct qnti_target *t)
 {
-    return !t->bias && t->role >= QNTI_Q && t->role != QNTI_MLP_NORM;
+    return !t->bias && qnti_is_linear(t->role);
 }
 
 static qnt_status put_layers(const struct qnt_plan *plan, json_t *keys)

@@ -71,7 +71,7 @@ qnt_status qnti_statistics_bytes(qnt_context *ctx, const char *path, uint64_t *b
 void qnti_site_name(const struct qnti_checkpoint *model, size_t block, enum qnti_site site,
                     char name[QNTI_LAYER_NAME_BYTES])
 {
-    const struct qnti_weight *w = qnti_checkpoint_weight(model, block, qnti_site_roles[site][0]);
+    const struct qnti_weight *w = qnti_checkpoint_weight(model, block, qnti_site_roles(&model->config, site)[0]);
     qnti_layer_name(&(struct qnti_target){.source = w}, name);
 }
 
@@ -186,7 +186,7 @@ static qnt_status embed(struct gathering *g)
 {
     size_t tokens = g->windows.tokens, n = tokens * g->model->config.hidden;
     for (size_t w = 0; w < g->windows.count; w++) {
-        QNT_TRY(qnti_embed(g->model, g->windows.ids + w * tokens, tokens, g->x.data + w * n));
+        QNT_TRY(qnti_embed(g->model, g->windows.ids + w * tokens, tokens, 0, g->x.data + w * n));
         qnti_spill_done(&g->x, w * n, n);
     }
     return QNT_OK;
@@ -196,7 +196,7 @@ static qnt_status embed(struct gathering *g)
 static qnt_status matrix_name(const struct gathering *g, size_t block, enum qnti_role role, struct qnti_buffer *name)
 {
     name->bytes = 0;
-    QNT_TRY(qnti_buffer_print(g->ctx, name, g->model->family->gguf_names[role], block));
+    QNT_TRY(qnti_buffer_print(g->ctx, name, qnti_gguf_names[role], block));
     return qnti_buffer_add(g->ctx, name, ".weight", strlen(".weight"));
 }
 
@@ -204,6 +204,7 @@ static qnt_status matrix_name(const struct gathering *g, size_t block, enum qnti
 static qnt_status add_to_matrix(struct gathering *g, size_t block, enum qnti_site site, const struct qnt_calib *c)
 {
     size_t calls = qnti_ceil_div(c->tokens, g->windows.tokens);
+    const enum qnti_role *roles = qnti_site_roles(&g->model->config, site);
     bool dat = g->kind == QNTI_MATRIX_DAT;
     double factor = dat && c->tokens ? (double)calls / (double)c->tokens : 1;
     float count = (float)(dat ? calls : c->tokens), *sums;
@@ -212,8 +213,8 @@ static qnt_status add_to_matrix(struct gathering *g, size_t block, enum qnti_sit
     QNT_TRY(QNTI_NEW_RAW(g->ctx, c->in, &sums));
     for (size_t i = 0; i < c->in; i++)
         sums[i] = (float)(factor * c->moments[i].sum_square);
-    for (size_t i = 0; status == QNT_OK && qnti_site_roles[site][i] != QNTI_ROLES; i++) {
-        status = matrix_name(g, block, qnti_site_roles[site][i], &name);
+    for (size_t i = 0; status == QNT_OK && roles[i] != QNTI_ROLES; i++) {
+        status = matrix_name(g, block, roles[i], &name);
         if (status == QNT_OK)
             status = qnti_imatrix_add(g->matrix, name.data, c->in, 1, sums, &count);
     }

@@ -56,7 +56,7 @@ static qnt_status embed(struct reverse *r)
 {
     const int32_t *ids = r->plan->windows.ids;
     for (size_t w = 0; w < r->windows; w++) {
-        QNT_TRY(qnti_embed(r->model, ids + w * r->tokens, r->tokens, part(r, 0, w)));
+        QNT_TRY(qnti_embed(r->model, ids + w * r->tokens, r->tokens, 0, part(r, 0, w)));
         part_done(r, 0, w);
     }
     return QNT_OK;

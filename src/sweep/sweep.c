@@ -54,10 +54,11 @@ static bool is_quantized(const struct sweep *s, enum qnti_role role)
 /* Targets of a site's linears that are to be quantized. */
 static size_t site_targets(const struct sweep *s, enum qnti_site site, size_t *targets)
 {
+    const enum qnti_role *roles = qnti_site_roles(s->config, site);
     size_t n = 0;
-    for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++)
-        if (is_quantized(s, qnti_site_roles[site][i]))
-            targets[n++] = qnti_target_of(s->plan, s->index, qnti_site_roles[site][i]);
+    for (size_t i = 0; roles[i] != QNTI_ROLES; i++)
+        if (is_quantized(s, roles[i]))
+            targets[n++] = qnti_target_of(s->plan, s->index, roles[i]);
     return n;
 }
 
@@ -219,7 +220,7 @@ static qnt_status quantize_run(struct sweep *s, enum qnti_site site, qnt_calib *
         layers[i].calib = calib;
         layers[i].fisher = qnti_fisher_of(s->fisher, t->source);
         layers[i].format = t->layout;
-        layers[i].attention_score = t->role == QNTI_Q || t->role == QNTI_K;
+        layers[i].attention_score = t->role == QNTI_Q || t->role == QNTI_K || t->role == QNTI_QKV;
     }
     qnti_plan_progress(plan, names[0], ((double)s->index + 0.5) / (double)s->config->blocks);
     if (calib)
@@ -310,14 +311,14 @@ static qnt_status sweep_site(struct sweep *s, enum qnti_site site)
     if (s->calibrated && (calib || flow[site].residual))
         QNT_CHECK(capture(s, site, calib));
     if (site == QNTI_SITE_DOWN)
-        forget(s, QNTI_GATE, QNTI_UP);
+        forget(s, QNTI_GATE_UP, QNTI_UP);
     QNT_CHECK(quantize_site(s, site, calib, targets, count));
     qnt_calib_destroy(calib);
     calib = NULL;
     if (s->calibrated)
         QNT_CHECK(add_residual(s, site));
     if (site == QNTI_SITE_O)
-        forget(s, QNTI_Q, QNTI_O);
+        forget(s, QNTI_QKV, QNTI_O);
 cleanup:
     qnt_calib_destroy(calib);
     return status;
@@ -435,7 +436,8 @@ static qnt_status start_stream(struct sweep *s, struct stream *stream)
     size_t hidden = s->config->hidden;
     QNT_TRY(qnti_spill_create(s->ctx, folder_of(s, stream), s->windows * s->tokens * hidden, &stream->x));
     for (size_t w = 0; w < s->windows; w++) {
-        QNT_TRY(qnti_embed(s->model, s->plan->windows.ids + w * s->tokens, s->tokens, part(s, &stream->x, w, hidden)));
+        QNT_TRY(qnti_embed(s->model, s->plan->windows.ids + w * s->tokens, s->tokens, 0,
+                           part(s, &stream->x, w, hidden)));
         done(s, &stream->x, w, hidden);
     }
     return QNT_OK;

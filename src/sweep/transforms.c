@@ -5,7 +5,7 @@
  * quantized: one pass with the block's unquantized weights measures every
  * site, then a transform is chosen for one site after another and folded into
  * what makes the site's input (house: norm -> q, k, v; v -> o; norm -> gate,
- * up; up -> down) and into its consumers. The block computes what it did.
+ * up; up -> down, unless an activation stands between) and into its consumers. The block computes what it did.
  */
 #include "sweep/sweep.h"
 
@@ -19,14 +19,6 @@
  * a few scales a site need less of the text than its weights do.
  */
 enum { MOST_LAYERS_OF_SITE = 4, UNIT_TOKENS = 2048, SEARCH_TOKENS = 16384 };
-
-/* What makes the input of each site. */
-static const enum qnti_role producers[QNTI_SITES] = {
-    [QNTI_SITE_QKV] = QNTI_ATTN_NORM,
-    [QNTI_SITE_O] = QNTI_V,
-    [QNTI_SITE_GATE_UP] = QNTI_MLP_NORM,
-    [QNTI_SITE_DOWN] = QNTI_UP,
-};
 
 struct transforms {
     struct qnt_plan *plan;
@@ -45,10 +37,11 @@ struct transforms {
 
 static void list_site(struct transforms *t, enum qnti_site site)
 {
+    const enum qnti_role *roles = qnti_site_roles(t->config, site);
     t->count = 0;
     t->recipe = NULL;
-    for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++) {
-        enum qnti_role role = qnti_site_roles[site][i];
+    for (size_t i = 0; roles[i] != QNTI_ROLES; i++) {
+        enum qnti_role role = roles[i];
         size_t index = qnti_target_of(t->plan, t->block->index, role);
         const struct qnti_target *target;
         qnt_layer *layer = &t->layers[t->count];
@@ -79,15 +72,39 @@ static qnt_status shared_heads(const struct transforms *t, uint32_t **map)
     return QNT_OK;
 }
 
+/* What makes the input of a site. */
+static enum qnti_role producer_role(const struct qnti_config *c, enum qnti_site site)
+{
+    const enum qnti_role roles[QNTI_SITES] = {
+        [QNTI_SITE_QKV] = QNTI_ATTN_NORM,
+        [QNTI_SITE_O] = c->fused_qkv ? QNTI_QKV : QNTI_V,
+        [QNTI_SITE_GATE_UP] = QNTI_MLP_NORM,
+        [QNTI_SITE_DOWN] = c->fused_gate_up ? QNTI_GATE_UP : QNTI_UP,
+    };
+    return roles[site];
+}
+
+/* Without a gate the activation stands between up and down: ReLU lets a positive scale through, others nothing. */
+static unsigned refuses(const struct qnti_config *c, enum qnti_site site)
+{
+    if (site != QNTI_SITE_DOWN || !c->ungated)
+        return 0;
+    return c->activation == QNTI_RELU ? QNT_REFUSES_SHIFT : QNT_REFUSES_SCALE | QNT_REFUSES_SHIFT;
+}
+
+/* Of a fused linear the rows of v, or of up: they are the last. */
 static qnt_producer producer_of(const struct transforms *t, enum qnti_site site, const uint32_t *map)
 {
-    enum qnti_role role = producers[site];
-    const struct qnti_weight *w = qnti_checkpoint_weight(t->plan->job.source, t->block->index, role);
-    bool norm = w->rows == 1;
-    return (qnt_producer){.weight = t->block->weight[role], .bias = t->block->bias[role],
-                          .rows = norm ? w->cols : w->rows, .cols = norm ? 1 : w->cols,
-                          .map = site == QNTI_SITE_O ? map : NULL,
-                          .head = site == QNTI_SITE_O ? t->config->head_dim : 0};
+    const struct qnti_config *c = t->config;
+    enum qnti_role role = producer_role(c, site);
+    struct qnti_extent extent = qnti_weight_extent(c, role);
+    bool values = site == QNTI_SITE_O, norm = qnti_is_norm(role);
+    size_t rows = norm ? extent.cols : values ? c->kv_heads * c->head_dim : c->ffn, cols = norm ? 1 : extent.cols;
+    size_t first = norm ? 0 : extent.rows - rows;
+    float *bias = t->block->bias[role];
+    return (qnt_producer){.weight = t->block->weight[role] + first * cols, .bias = bias ? bias + first : NULL,
+                          .rows = rows, .cols = cols, .base = norm ? c->norm_base : 0, .map = values ? map : NULL,
+                          .head = values ? c->head_dim : 0, .refuses = refuses(c, site)};
 }
 
 static qnt_status choose(struct transforms *t, enum qnti_site site, const qnt_producer *producer,
@@ -133,8 +150,9 @@ static qnt_status fold_consumer(struct transforms *t, enum qnti_role role, const
 static qnt_status check_consumers(const struct transforms *t, enum qnti_site site,
                                   const struct qnti_transform *transform)
 {
-    for (size_t i = 0; transform->shift && qnti_site_roles[site][i] != QNTI_ROLES; i++)
-        if (!t->block->bias[qnti_site_roles[site][i]])
+    const enum qnti_role *roles = qnti_site_roles(t->config, site);
+    for (size_t i = 0; transform->shift && roles[i] != QNTI_ROLES; i++)
+        if (!t->block->bias[roles[i]])
             return qnti_fail(t->ctx, QNT_UNSUPPORTED, "a shift needs a bias in the linears behind it");
     return QNT_OK;
 }
@@ -142,15 +160,16 @@ static qnt_status check_consumers(const struct transforms *t, enum qnti_site sit
 static qnt_status fold(struct transforms *t, enum qnti_site site, const qnt_producer *producer,
                        const struct qnti_transform *transform)
 {
+    const enum qnti_role *roles = qnti_site_roles(t->config, site);
     size_t width = qnti_site_width(t->config, site);
     QNT_TRY(check_consumers(t, site, transform));
     if (t->measure->given && (transform->shift || transform->permutation || transform->rotation.block))
         return qnti_fail(t->ctx, QNT_UNSUPPORTED, "statistics from a file follow a scale only");
     QNT_TRY(qnti_fold_check(t->ctx, producer, transform, width));
     QNT_TRY(qnti_fold(t->ctx, producer, transform, width));
-    *t->changed |= UINT64_C(3) << 2 * producers[site];
-    for (size_t i = 0; qnti_site_roles[site][i] != QNTI_ROLES; i++)
-        QNT_TRY(fold_consumer(t, qnti_site_roles[site][i], transform));
+    *t->changed |= UINT64_C(3) << 2 * producer_role(t->config, site);
+    for (size_t i = 0; roles[i] != QNTI_ROLES; i++)
+        QNT_TRY(fold_consumer(t, roles[i], transform));
     return t->measure->given ? qnti_calib_rescale(t->measure->calib[site], transform->scale) : QNT_OK;
 }
 

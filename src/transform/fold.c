@@ -48,6 +48,9 @@ qnt_status qnti_fold_check(qnt_context *ctx, const qnt_producer *p, const struct
         return qnti_fail(ctx, QNT_UNSUPPORTED, "a rotation can only be folded into the heads of values");
     if (t->rotation.block && p->map)
         QNT_TRY(check_heads(ctx, p, t->rotation.block, width));
+    if ((t->scale && (p->refuses & QNT_REFUSES_SCALE)) || (t->shift && (p->refuses & QNT_REFUSES_SHIFT)))
+        return qnti_fail(ctx, QNT_UNSUPPORTED, "the activation behind its producer lets no %s through",
+                         t->scale && (p->refuses & QNT_REFUSES_SCALE) ? "scale" : "shift");
     if (t->shift && !p->bias)
         return qnti_fail(ctx, QNT_UNSUPPORTED, "a shift needs a bias to be folded into");
     if (t->permutation && p->map)
