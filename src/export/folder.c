@@ -32,6 +32,7 @@ qnt_status qnti_folder_assign(struct qnti_export *e)
 {
     const struct qnti_layout *layout = qnti_layout_find(e->ctx, e->format->layout);
     size_t quantized = 0, linear = 0;
+    const char *misfit = "it has none";
     if (!layout)
         return QNT_NOT_FOUND;
     if (!qnti_is_folder(e->source->path))
@@ -49,11 +50,11 @@ qnt_status qnti_folder_assign(struct qnti_export *e)
         target->quantized = is_linear(target) && !target->note;
         target->layout = target->quantized ? layout->name : "plain";
         quantized += target->quantized;
+        misfit = target->note ? target->note : misfit;
     }
     if (linear && !quantized)
         return qnti_fail(e->ctx, QNT_UNSUPPORTED, "%s: format %s can hold none of its layers: %s", e->source->path,
-                         e->format->name, qnti_layout_misfit(layout, e->source->config.hidden,
-                                                             e->source->config.hidden, 0));
+                         e->format->name, misfit);
     return QNT_OK;
 }
 

@@ -8,7 +8,10 @@
 #include "export/folder.h"
 #include "pack/native.h"
 
-/* The parts of a layer: every tensor of the block's file whose name begins with the layer's and a point. */
+/*
+ * The parts of a layer: every tensor of the block's file whose name begins with the layer's and a point, but for a bias
+ * that is a tensor of the model and has its own turn.
+ */
 static qnt_status describe(struct qnti_folder *f, size_t t)
 {
     const struct qnti_target *target = &f->e->targets[t];
@@ -17,7 +20,8 @@ static qnt_status describe(struct qnti_folder *f, size_t t)
     QNT_TRY(f->e->block(f->e->user, target->block, &file));
     for (size_t i = 0; i < file->count; i++) {
         const struct qnti_tensor *tensor = &file->tensors[i];
-        if (strncmp(tensor->name, target->source->name, n) == 0)
+        if (strncmp(tensor->name, target->source->name, n) == 0 &&
+            !(strcmp(tensor->name + n, "bias") == 0 && qnti_checkpoint_bias(f->e->source, target->block, target->role)))
             QNT_TRY(qnti_folder_add(f, t, i, tensor->name, tensor->dtype, tensor->rank, tensor->shape, tensor->bytes));
     }
     return QNT_OK;

@@ -24,6 +24,7 @@ static void add_role(struct qnti_export *job, enum qnti_role role, size_t block)
 static void add_all(struct qnti_export *job)
 {
     add_role(job, QNTI_EMBED, 0);
+    add_role(job, QNTI_POSITIONS, 0);
     for (size_t b = 0; b < job->source->config.blocks; b++)
         for (enum qnti_role role = QNTI_ATTN_NORM; role < QNTI_ROLES; role++)
             add_role(job, role, b);

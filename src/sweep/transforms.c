@@ -191,12 +191,12 @@ static qnt_status transform_site(struct transforms *t, enum qnti_site site)
     QNT_CHECK(shared_heads(t, &map));
     producer = producer_of(t, site, map);
     qnti_plan_progress(t->plan, t->names[0], (double)t->block->index / (double)t->config->blocks);
-    QNT_CHECK(choose(t, site, &producer, &transform));
-    if (transform.rotation.block && !producer.head) {
-        status = QNT_OK; /* nothing absorbs it: it stays at run time; the plan says where a format holds none */
+    status = choose(t, site, &producer, &transform);
+    if (status == QNT_OK && transform.rotation.block && !producer.head) {
+        /* nothing absorbs it: it stays at run time; the plan says where a format holds none */
         if (qnti_layout_at_run_time(qnti_layout_find(t->ctx, t->layers[0].format)))
             move(&transform, &t->sites[site].kept);
-    } else if (!qnti_transform_is_identity(&transform)) {
+    } else if (status == QNT_OK && !qnti_transform_is_identity(&transform)) {
         status = fold(t, site, &producer, &transform);
         if (status == QNT_OK)
             move(&transform, &t->sites[site].folded);
