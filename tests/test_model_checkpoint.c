@@ -184,6 +184,13 @@ static void has_default_window(const struct qnti_config *k)
     assert_int_equal(k->sliding_window, 4096);
 }
 
+/* The window is the second block's alone. */
+static void has_one_window(const struct qnti_config *k)
+{
+    assert_int_equal(qnti_block_window(k, 0), 0);
+    assert_int_equal(qnti_block_window(k, 1), 8);
+}
+
 static void configurations(void **state)
 {
     static const char mistral[] = "[\"MistralForCausalLM\"]", qwen[] = "[\"Qwen2ForCausalLM\"]";
@@ -208,6 +215,13 @@ static void configurations(void **state)
     open_config(&(struct spec){.qkv_bias = true, .set = {{"architectures", qwen}, {"sliding_window", "8"},
                                                          {"use_sliding_window", "true"}, {"max_window_layers", "0"}}},
                 has_window);
+    open_config(&(struct spec){.qkv_bias = true, .set = {{"architectures", qwen}, {"sliding_window", "8"},
+                                                         {"use_sliding_window", "true"}, {"max_window_layers", "1"}}},
+                has_one_window);
+    open_config(&(struct spec){.qkv_bias = true,
+                               .set = {{"architectures", qwen}, {"sliding_window", "8"}, {"use_sliding_window", "true"},
+                                       {"layer_types", "[\"full_attention\", \"sliding_attention\"]"}}},
+                has_one_window);
     open_config(&(struct spec){.qkv_bias = true,
                                .set = {{"architectures", qwen}, {"sliding_window", "8"}, {"use_sliding_window", "true"},
                                        {"layer_types", "[\"full_attention\", \"full_attention\"]"}}}, is_plain);

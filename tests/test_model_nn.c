@@ -309,6 +309,39 @@ static void sigmoid_at_the_edges(void **state)
     qnt_context_destroy(ctx);
 }
 
+/* Every activation far out is 0 or its argument, its slope 0 or 1; near 0 both are those of f64. */
+static void activations_at_the_edges(void **state)
+{
+    static const float far[] = {-1e30f, -3000, -100, 100, 3000, 1e30f};
+    qnt_context *ctx = new_context(1);
+    (void)state;
+    for (enum qnti_activation a = 0; a < QNTI_ACTIVATIONS; a++) {
+        float x[6], slope[6], ones[6] = {1, 1, 1, 1, 1, 1}, near[81], by[81], unit[81];
+        memcpy(x, far, sizeof far);
+        memcpy(slope, far, sizeof far);
+        assert_int_equal(qnti_activate(ctx, a, NULL, 1, 6, x), QNT_OK);
+        assert_int_equal(qnti_activate_backward(ctx, a, ones, 1, 6, slope, NULL), QNT_OK);
+        for (size_t i = 0; i < 6; i++) {
+            assert_true(fabsf(x[i] - (i < 3 ? 0 : far[i])) < 1e-30f);
+            assert_true(fabsf(slope[i] - (i < 3 ? 0 : 1)) < 1e-30f);
+        }
+        for (size_t i = 0; i < 81; i++) {
+            near[i] = by[i] = ((float)i - 40.5f) / 8;
+            unit[i] = 1;
+        }
+        assert_int_equal(qnti_activate(ctx, a, NULL, 3, 27, near), QNT_OK);
+        assert_int_equal(qnti_activate_backward(ctx, a, unit, 3, 27, by, NULL), QNT_OK);
+        for (size_t i = 0; i < 81; i++) {
+            double at = ((double)i - 40.5) / 8, h = 1e-5;
+            double value = plain_activation(a, at);
+            double difference = (plain_activation(a, at + h) - plain_activation(a, at - h)) / (2 * h);
+            assert_true(fabs((double)near[i] - value) < 1e-6 * fmax(1, fabs(value)));
+            assert_true(fabs((double)by[i] - difference) < 2e-6);
+        }
+    }
+    qnt_context_destroy(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -320,6 +353,7 @@ int main(void)
         cmocka_unit_test(exp_at_the_edges),
         cmocka_unit_test(softmax_of_all_lengths),
         cmocka_unit_test(sigmoid_at_the_edges),
+        cmocka_unit_test(activations_at_the_edges),
     };
     return cmocka_run_group_tests_name("nn", tests, NULL, NULL);
 }

@@ -101,6 +101,14 @@ static void what_does_not_fold(void **state)
     assert_fails(ctx, qnti_fold_check(ctx, &tied, &(struct qnti_transform){.permutation = order}, IN),
                  QNT_UNSUPPORTED, "change places");
     assert_fails(ctx, qnti_fold_check(ctx, &norm, &(struct qnti_transform){.shift = NULL}, IN + 1), QNT_INVALID, "9");
+    norm.bias = shift;
+    norm.refuses = QNT_REFUSES_SHIFT; /* as ReLU between two linears does */
+    assert_fails(ctx, qnti_fold_check(ctx, &norm, &(struct qnti_transform){.shift = shift}, IN), QNT_UNSUPPORTED,
+                 "lets no shift through");
+    assert_ok(ctx, qnti_fold_check(ctx, &norm, &(struct qnti_transform){.scale = weight}, IN));
+    norm.refuses |= QNT_REFUSES_SCALE;
+    assert_fails(ctx, qnti_fold_check(ctx, &norm, &(struct qnti_transform){.scale = weight}, IN), QNT_UNSUPPORTED,
+                 "lets no scale through");
 }
 
 /* y of a layer behind the producer's channels. */

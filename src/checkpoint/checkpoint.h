@@ -16,7 +16,8 @@
 
 /*
  * Tensors of a decoder; those from QNTI_ATTN_NORM on exist once a block. A family has some of them (qnti_has_weight):
- * QKV and GATE_UP are fused linears, their rows those of q, k, v and of gate, up; without a gate UP is the first of two.
+ * QKV and GATE_UP are fused linears, their rows those of q, k, v and of gate, up; without a gate the mlp is UP and
+ * DOWN.
  */
 enum qnti_role {
     QNTI_EMBED, QNTI_POSITIONS, QNTI_FINAL_NORM, QNTI_HEAD,

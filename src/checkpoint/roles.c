@@ -12,7 +12,8 @@ struct qnti_extent qnti_weight_extent(const struct qnti_config *c, enum qnti_rol
 {
     const size_t d = c->hidden, f = c->ffn, q = c->heads * c->head_dim, k = c->kv_heads * c->head_dim;
     const struct qnti_extent extents[QNTI_ROLES] = {
-        [QNTI_EMBED] = {c->vocab, d}, [QNTI_POSITIONS] = {c->context + c->position_offset, d}, [QNTI_HEAD] = {c->vocab, d},
+        [QNTI_EMBED] = {c->vocab, d}, [QNTI_HEAD] = {c->vocab, d},
+        [QNTI_POSITIONS] = {c->context + c->position_offset, d},
         [QNTI_QKV] = {q + 2 * k, d}, [QNTI_Q] = {q, d}, [QNTI_K] = {k, d}, [QNTI_V] = {k, d}, [QNTI_O] = {d, q},
         [QNTI_Q_NORM] = {1, c->head_dim}, [QNTI_K_NORM] = {1, c->head_dim},
         [QNTI_GATE_UP] = {2 * f, d}, [QNTI_GATE] = {f, d}, [QNTI_UP] = {f, d}, [QNTI_DOWN] = {d, f},

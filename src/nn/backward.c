@@ -19,7 +19,7 @@ struct qnti_backward {
     float *inner, *dinner;               /* [tokens][heads * head_dim] what attention gives, and its gradient, */
     float *dq, *dk, *dv;                 /* those of q, k, v */
     float *gate, *up, *act, *dact;       /* [tokens][ffn] */
-    float *delta;                        /* [tokens][hidden] of o or down, where a norm stands behind it, and gradient */
+    float *delta;                        /* [tokens][hidden] of o or down, where a norm follows, and its gradient */
     float *fused;                        /* [tokens][widest fused linear] gradient of what it gives, or NULL */
     float *gradient;                     /* [GRADIENT_ROWS][widest input] */
 };

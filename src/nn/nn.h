@@ -52,8 +52,8 @@ void qnti_unit_of_site(const struct qnti_block *block, struct qnti_workspace *wo
 size_t qnti_site_width(const struct qnti_config *config, enum qnti_site site);
 
 /*
- * What a forward pass reuses: cosines and sines, scratch memory for sequences of at most `tokens`. Where RoPE depends on
- * a sequence's length (dynamic, longrope) it is taken to be that.
+ * What a forward pass reuses: cosines and sines, scratch memory for sequences of at most `tokens`. Where RoPE depends
+ * on a sequence's length (dynamic, longrope) it is taken to be that.
  */
 struct qnti_workspace;
 qnt_status qnti_workspace_create(const struct qnti_checkpoint *model, size_t tokens, struct qnti_workspace **w);
@@ -106,8 +106,8 @@ qnt_status qnti_loss_backward(const struct qnti_loss *l, const float *x, const i
                               double *loss, float *dx);
 
 /*
- * x [tokens][hidden] of token ids at the positions first, first + 1 ... of their sequence. Ids beyond the vocabulary, and
- * positions beyond those learned, are QNT_INVALID.
+ * x [tokens][hidden] of token ids at the positions first, first + 1 ... of their sequence. Ids beyond the vocabulary,
+ * and positions beyond those learned, are QNT_INVALID.
  */
 qnt_status qnti_embed(const struct qnti_checkpoint *model, const int32_t *ids, size_t tokens, size_t first, float *x);
 /* The final norm in place. */

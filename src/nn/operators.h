@@ -93,8 +93,8 @@ qnt_status qnti_attention_backward(qnt_context *ctx, const struct qnti_attention
                                    float *dq, float *dk, float *dv);
 
 /*
- * gate = act(gate) * up, or act(gate) where up is NULL; gate, up [tokens][width]. Backward gate and up, as they went in,
- * become their gradients; dy is that of what came out.
+ * gate = act(gate) * up, or act(gate) where up is NULL; gate, up [tokens][width]. Backward gate and up, as they went
+ * in, become their gradients; dy is that of what came out.
  */
 qnt_status qnti_activate(qnt_context *ctx, enum qnti_activation activation, const float *up, size_t tokens,
                          size_t width, float *gate);
