@@ -84,6 +84,9 @@ MODELS = {
     "gpt2-inner": ({**GPT2, "n_inner": 92, "activation_function": "quick_gelu"}, "F16"),
 }
 
+# Tensors of a family are found with and without the name of the whole model in front.
+PREFIXES = {"opt": "model.decoder.", "opt-plain": "decoder.", "gpt2": "", "gpt2-inner": "transformer."}
+
 
 # --- weights ---
 
@@ -158,13 +161,13 @@ def make_llama_like(m, c):
         m.linear(b + "mlp.down_proj", d, f, False)
 
 
-def make_opt(m, c):
+def make_opt(m, c, prefix):
     d, bias = c["hidden_size"], c.get("enable_bias", True)
-    m.add("model.decoder.embed_tokens.weight", VOCAB, d)
-    m.add("model.decoder.embed_positions.weight", c["max_position_embeddings"] + 2, d)
-    m.norm("model.decoder.final_layer_norm", d, bias=True)
+    m.add(prefix + "embed_tokens.weight", VOCAB, d)
+    m.add(prefix + "embed_positions.weight", c["max_position_embeddings"] + 2, d)
+    m.norm(prefix + "final_layer_norm", d, bias=True)
     for i in range(c["num_hidden_layers"]):
-        b = f"model.decoder.layers.{i}."
+        b = f"{prefix}layers.{i}."
         m.norm(b + "self_attn_layer_norm", d, bias=True)
         m.norm(b + "final_layer_norm", d, bias=True)
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
@@ -319,7 +322,8 @@ def llama_like(w, c, ids, dtype):
         q, k, v = (part.reshape(len(ids), -1, size) for part in (q, k, v))
         if kind in ("qwen3", "gemma3_text"):
             q, k = norm(b + "self_attn.q_norm", q), norm(b + "self_attn.k_norm", k)
-        f, factor = frequencies(c, *((rope_of(c, local)[0], size, rope_of(c, local)[1])))
+        rope, theta = rope_of(c, local)
+        f, factor = frequencies(c, rope, size, theta)
         q, k = turn(q, f, factor), turn(k, f, factor)
         scale = c["query_pre_attn_scalar"] ** -0.5 if gemma else size ** -0.5
         y = attention(q, k, v, scale, c["sliding_window"] if local else 0, c.get("attn_logit_softcapping"))
@@ -338,7 +342,7 @@ def llama_like(w, c, ids, dtype):
     return cap * np.tanh(z / cap) if cap else z
 
 
-def opt(w, c, ids):
+def opt(w, c, ids, prefix):
     heads, d = c["num_attention_heads"], c["hidden_size"]
     act = ACTIVATIONS[c["activation_function"]]
 
@@ -348,14 +352,14 @@ def opt(w, c, ids):
     def norm(name, x):
         return layer_norm(x, w[name + ".weight"], w[name + ".bias"], 1e-5)
 
-    x = w["model.decoder.embed_tokens.weight"][ids] + w["model.decoder.embed_positions.weight"][2:2 + len(ids)]
+    x = w[prefix + "embed_tokens.weight"][ids] + w[prefix + "embed_positions.weight"][2:2 + len(ids)]
     for i in range(c["num_hidden_layers"]):
-        b = f"model.decoder.layers.{i}."
+        b = f"{prefix}layers.{i}."
         n = norm(b + "self_attn_layer_norm", x)
         q, k, v = (linear(b + f"self_attn.{p}_proj", n).reshape(len(ids), heads, -1) for p in "qkv")
         x = x + linear(b + "self_attn.out_proj", attention(q, k, v, (d // heads) ** -0.5, 0, None))
         x = x + linear(b + "fc2", act(linear(b + "fc1", norm(b + "final_layer_norm", x))))
-    return norm("model.decoder.final_layer_norm", x) @ w["model.decoder.embed_tokens.weight"].T
+    return norm(prefix + "final_layer_norm", x) @ w[prefix + "embed_tokens.weight"].T
 
 
 def gpt2(w, c, ids, prefix):
@@ -381,9 +385,9 @@ def gpt2(w, c, ids, prefix):
 def build(out, name, seed):
     c, dtype = MODELS[name]
     m = Maker(seed, dtype)
-    prefix = "" if name == "gpt2" else "transformer."
     kind = c["model_type"]
-    make_opt(m, c) if kind == "opt" else make_gpt2(m, c, prefix) if kind == "gpt2" else make_llama_like(m, c)
+    prefix = PREFIXES.get(name, "")
+    make_opt(m, c, prefix) if kind == "opt" else make_gpt2(m, c, prefix) if kind == "gpt2" else make_llama_like(m, c)
     folder = os.path.join(out, name)
     os.makedirs(folder)
     with open(os.path.join(folder, "config.json"), "w") as file:
@@ -391,7 +395,7 @@ def build(out, name, seed):
     m.save(os.path.join(folder, "model.safetensors"))
     w = {key: x.astype(np.float64) for key, x in m.tensors.items()}
     ids = np.random.default_rng(seed + 1000).integers(0, VOCAB, TOKENS)
-    logits = (opt(w, c, ids) if kind == "opt" else gpt2(w, c, ids, prefix) if kind == "gpt2" else
+    logits = (opt(w, c, ids, prefix) if kind == "opt" else gpt2(w, c, ids, prefix) if kind == "gpt2" else
               llama_like(w, c, ids, dtype))
     ids.astype("<i4").tofile(folder + ".ids")
     logits.astype("<f4").tofile(folder + ".logits")

@@ -98,9 +98,10 @@ struct qnti_family {
     const char *gguf;              /* architecture in GGUF; NULL: there is none */
     bool gguf_permutes_qk;         /* rows of q and k are in neighbouring-pair order there */
     bool transposed;               /* a folder's linears are stored (in, out) */
-    size_t window_pattern;         /* GGUF has the window; its readers know that every so many blocks one is global, */
-    size_t gguf_wide_blocks;       /* and how scores are scaled: by 1 / sqrt(head_dim), with so many blocks by that of
-                                      hidden / heads; 0: as everywhere */
+    bool gguf_window;              /* GGUF has a key of the window; its readers */
+    size_t window_pattern;         /* know that every so many blocks one is global; 0: they pass it over, */
+    size_t gguf_wide_blocks;       /* scale scores by 1 / sqrt(head_dim), with so many blocks by that of hidden / heads;
+                                      0: always by the former */
     const char *const *keys;       /* [QNTI_KEYS]; NULL: the family has no such key */
     const char *const *names;      /* [QNTI_ROLES] Hugging Face names without ".weight"; %zu is the block */
     const struct qnti_config *defaults;

@@ -105,7 +105,7 @@ static qnt_status read_windows(const struct qnti_checkpoint *c, struct qnti_conf
     const struct qnti_gguf_value *list;
     size_t pattern = c->family->window_pattern;
     char key[KEY_BYTES];
-    if (pattern == 0) {
+    if (!c->family->gguf_window) {
         k->sliding_window = 0;
         return QNT_OK;
     }

@@ -9,6 +9,7 @@
 #include "export/gguf.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,11 @@ static qnt_status put_size(struct qnti_gguf_file *file, const char *name, size_t
     return qnti_gguf_put_u32(&file->writer, key, (uint32_t)value);
 }
 
+static bool usual_yarn_factor(const struct qnti_rope *rope)
+{
+    return fabs((double)rope->attention_factor - (0.1 * log(fmax((double)rope->factor, 1)) + 1)) < 1e-5;
+}
+
 /* What a reader takes to be so for lack of a key. */
 static const char *deviation(const struct qnti_checkpoint *c)
 {
@@ -63,6 +69,10 @@ static const char *deviation(const struct qnti_checkpoint *c)
         return "RoPE of a part of each head";
     if (k->learned_positions && k->score_scale > 0)
         return "scores that are not scaled";
+    if (k->local_rope.theta > 0 && k->local_rope.kind != QNTI_ROPE_DEFAULT)
+        return "scaled RoPE in blocks with a window";
+    if (k->rope.kind == QNTI_ROPE_YARN && (k->rope.exact_bounds || !usual_yarn_factor(&k->rope)))
+        return "RoPE by yarn with a factor or bounds of its own";
     return NULL;
 }
 
@@ -162,14 +172,15 @@ static qnt_status put_window(struct qnti_gguf_file *file)
 {
     const struct qnti_export *e = file->e;
     const struct qnti_config *k = &e->source->config;
-    if (e->source->family->window_pattern) {
+    if (e->source->family->gguf_window)
         QNT_TRY(put_size(file, "attention.sliding_window", k->sliding_window));
+    if (e->source->family->window_pattern)
         return k->sliding_window ? put_pattern(file) : QNT_OK;
-    }
     if (k->sliding_window && k->sliding_window < k->context && !file->counting)
         qnti_log(e->ctx, QNT_LOG_WARNING,
-                 "%s: GGUF's architecture %s has no sliding window; beyond %zu tokens the model will see more than it "
-                 "was made for", e->source->path, e->source->family->gguf, k->sliding_window);
+                 "%s: GGUF's architecture %s has no sliding window%s; beyond %zu tokens the model will see more than it "
+                 "was made for", e->source->path, e->source->family->gguf,
+                 e->source->family->gguf_window ? " that its readers heed" : "", k->sliding_window);
     return QNT_OK;
 }
 
