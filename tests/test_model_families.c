@@ -295,7 +295,8 @@ static void formats(void **state)
 /* Linears that stay float, folded into or not, in a family that stores them (in, out). */
 static void float_linears(void **state)
 {
-    static const char *const exclude[] = {"*.c_attn.weight", "*.1.mlp.c_fc.weight"}, *const formats[] = {"native", "gptq"};
+    static const char *const exclude[] = {"*.c_attn.weight", "*.1.mlp.c_fc.weight"};
+    static const char *const formats[] = {"native", "gptq"};
     qnt_context *ctx = new_context();
     struct qnti_checkpoint *c;
     (void)state;
@@ -465,9 +466,15 @@ static void memory_runs_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(folders),   cmocka_unit_test(ggufs),          cmocka_unit_test(recipes),
-        cmocka_unit_test(formats),   cmocka_unit_test(float_linears), cmocka_unit_test(rotations),      cmocka_unit_test(configurations),
-        cmocka_unit_test(positions), cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(folders),
+        cmocka_unit_test(ggufs),
+        cmocka_unit_test(recipes),
+        cmocka_unit_test(formats),
+        cmocka_unit_test(float_linears),
+        cmocka_unit_test(rotations),
+        cmocka_unit_test(configurations),
+        cmocka_unit_test(positions),
+        cmocka_unit_test(memory_runs_out),
     };
     return cmocka_run_group_tests_name("families", tests, make_models, remove_models);
 }

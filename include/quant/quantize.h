@@ -23,7 +23,7 @@ typedef struct qnt_layer {
     const qnt_calib *calib;    /* NULL: without calibration */
     const char *format;        /* target, e.g. "gguf:q4_0": its grid is the default; NULL: none, f32 scales */
     const float *fisher;       /* (out, in) mean squared gradient of the loss by each weight, >= 0; NULL: not known */
-    bool attention_score;      /* q or k: what it gives only enters attention's scores (AWQ does not clip it) */
+    bool attention_score;      /* q or k, or fused with them: it enters attention's scores (AWQ does not clip it) */
 } qnt_layer;
 
 /*

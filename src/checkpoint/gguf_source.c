@@ -15,6 +15,8 @@
 
 enum { KEY_BYTES = 128, ID_F32 = 0, ID_F16 = 1, ID_BF16 = 30 };
 
+static const float usual_theta = 10000;   /* of every architecture, for lack of a key */
+
 static const struct size_key {
     const char *key;
     size_t offset;
@@ -158,6 +160,7 @@ static qnt_status read_config(struct qnti_checkpoint *c)
     *k = *c->family->defaults;
     k->head_dim = 0;
     k->norm_base = 0; /* the file's norms have it in their weights */
+    k->rope.theta = usual_theta;
     layer_norm = k->norm == QNTI_NORM_LAYER;
     QNT_TRY(read_sizes(c, k));
     QNT_TRY(qnti_gguf_float(file, key_of(c, "rope.freq_base", key), &k->rope.theta));

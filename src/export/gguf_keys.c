@@ -178,8 +178,8 @@ static qnt_status put_window(struct qnti_gguf_file *file)
         return k->sliding_window ? put_pattern(file) : QNT_OK;
     if (k->sliding_window && k->sliding_window < k->context && !file->counting)
         qnti_log(e->ctx, QNT_LOG_WARNING,
-                 "%s: GGUF's architecture %s has no sliding window%s; beyond %zu tokens the model will see more than it "
-                 "was made for", e->source->path, e->source->family->gguf,
+                 "%s: GGUF's architecture %s has no sliding window%s; beyond %zu tokens the model will see more than "
+                 "it was made for", e->source->path, e->source->family->gguf,
                  e->source->family->gguf_window ? " that its readers heed" : "", k->sliding_window);
     return QNT_OK;
 }
