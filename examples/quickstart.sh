@@ -22,6 +22,13 @@ gguf:q4_0  awq,gptq
 gptq       gptq                             --bits 4 --group-size 32
 awq        awq                              --bits 4 --group-size 32
 native     llm_int8
+native     rtn                              --bits 8 --group-size 0 --act-bits 8
+native     rtn                              --bits 8 --group-size 0 --act-bits 4
+compressed-tensors:w8a8  smoothquant
+compressed-tensors:fp8-dynamic  rtn
+compressed-tensors:nvfp4a16  gptq
+native     rtn                              --bits 8 --group-size 0 --kv kivi:bits=2,residual_length=32
+native     rtn                              --bits 8 --group-size 0 --kv atom:bits=4
 native     smoothquant
 native     smoothquant                      --set act_bits=4
 native     rotation                         --set act_bits=4 --set bits=8

@@ -70,7 +70,8 @@ static qnt_status check_grid(const struct qnti_reader *r, const int32_t *w)
     if (!qnti_within(w[GRID_ROWS], 1, INT32_MAX) || !qnti_within(w[GRID_COLS], 1, INT32_MAX))
         return qnti_reader_bad(r, "grid", "has an impossible shape");
     if (!qnti_within(w[GRID_FORM], QNTI_FORM_FLOAT, QNTI_FORM_CODEBOOK) ||
-        !qnti_within(w[GRID_MAP], 0, QNTI_MAP_STRIDED) || !qnti_reader_float_type(w[GRID_FLOAT_TYPE]) || !qnti_reader_float_type(w[GRID_SCALE_TYPE]))
+        !qnti_within(w[GRID_MAP], 0, QNTI_MAP_STRIDED) || !qnti_reader_float_type(w[GRID_FLOAT_TYPE]) ||
+        !qnti_reader_float_type(w[GRID_SCALE_TYPE]))
         return qnti_reader_bad(r, "grid", "has an unknown form, map or type");
     if (w[GRID_MAP] == QNTI_MAP_NONE &&
         (w[GRID_FORM] != QNTI_FORM_CODEBOOK || !w[GRID_CONSTANT_OFFSET] || w[GRID_OFFSET_BITS]))
