@@ -27,7 +27,7 @@ native     rtn                              --bits 8 --group-size 0 --act-bits 4
 compressed-tensors:w8a8  smoothquant
 compressed-tensors:fp8-dynamic  rtn
 compressed-tensors:nvfp4a16  gptq
-native     rtn                              --bits 8 --group-size 0 --kv kivi:bits=2,residual_length=32
+native     rtn                              --bits 8 --group-size 0 --kv kivi:bits=2
 native     rtn                              --bits 8 --group-size 0 --kv atom:bits=4
 native     smoothquant
 native     smoothquant                      --set act_bits=4
@@ -73,7 +73,7 @@ row() {
     printf '%s|' "$1" "$2" "$(number "$run" bits_per_weight)" "$(number "$run" output_bytes)" \
         "$(number "$eval" perplexity)" "$(number "$eval" mean_kl)" "$(number "$eval" top1)" \
         "$(number "$run" seconds)" "$(number "$run" peak_bytes)" | awk -F'|' '{
-        printf "%-32s %-18s %6.3f %8.2f %10.4f %9.5f %7.2f %6.1f %8.1f\n",
+        printf "%-32s %-31s %6.3f %8.2f %10.4f %9.5f %7.2f %6.1f %8.1f\n",
             $1, $2, $3 ? $3 : 16, $4 / 1048576, $5, $6 < 0 ? 0 : $6, 100 * $7, $8, $9 / 1048576 }'
 }
 
@@ -88,7 +88,7 @@ echo "quantizing $model"
 echo "    calibration  $calibration"
 echo "    evaluation   $evaluation"
 echo
-printf '%-32s %-18s %6s %8s %10s %9s %7s %6s %8s\n' method format bits MiB perplexity KL "top-1 %" "time s" "peak MiB"
+printf '%-32s %-31s %6s %8s %10s %9s %7s %6s %8s\n' method format bits MiB perplexity KL "top-1 %" "time s" "peak MiB"
 echo "$rows" | while read -r format recipe settings; do
     [ -n "$format" ] || continue
     name=$out/$(echo "$format $recipe $settings" | tr -cs 'a-z0-9_.\n' '-' | sed 's/-*$//')
@@ -100,7 +100,7 @@ echo "$rows" | while read -r format recipe settings; do
         --progress none --report "$name.run.json" >/dev/null
     # shellcheck disable=SC2086
     $quant eval "$name" $evaluation --against $model --progress none --report "$name.eval.json" >/dev/null
-    row "$label" "$(echo "$format $settings" | sed 's/ --bits \([0-9]*\)/ \1 bit/; s/--group-size /g/; s/--set //g')" "$name"
+    row "$label" "$(echo "$format $settings" | sed 's/ --bits \([0-9]*\)/ \1 bit/; s/--group-size /g/; s/--set //g; s/--act-bits /act_bits=/; s/--kv/kv/')" "$name"
 done
 echo
 echo "KL and top-1: divergence from the source's predictions, and how often the first choice is the same."
