@@ -188,6 +188,15 @@ static void test_refusals(void **state)
     }
     put_float(Q ".input_scale", &three[0]);
     write_scales();
+    options.method = "rtn";
+    options.format = "gguf:q4_0";
+    {
+        json_t *report = report_of(&options); /* it has no place for them, and says so */
+        assert_non_null(strstr(json_string_value(json_object_get(tensor_of(report, Q ".weight"), "note")),
+                               "the format holds no activations"));
+        json_decref(report);
+    }
+    options.format = "native";
     options.method = "smoothquant";
     options.calibration = "ids.npy";
     options.samples = 2;

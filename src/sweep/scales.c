@@ -161,6 +161,19 @@ static void unite_site(struct qnt_plan *plan, size_t block, enum qnti_site site)
     }
 }
 
+/* Inputs that the format has no place for stay as they are, which the plan says. */
+static void leave_out_inputs(struct qnt_plan *plan)
+{
+    for (size_t t = 0; t < plan->job.count; t++) {
+        struct qnti_target *target = &plan->job.targets[t];
+        const struct qnti_layout *layout = qnti_layout_find(plan->ctx, target->layout);
+        if (plan->scales[t].input == 0 || !layout || qnti_layout_at_run_time(layout) || layout->holds_inputs)
+            continue;
+        plan->scales[t].input = 0;
+        target->note = "the given scale of its inputs is left out: the format holds no activations";
+    }
+}
+
 /* What nobody has asked for: names of linears that the model does not have, or does not quantize. */
 static qnt_status check_used(const struct place *p)
 {
@@ -201,6 +214,7 @@ qnt_status qnti_scales_open(struct qnt_plan *plan)
     for (size_t b = 0; b < plan->job.source->config.blocks; b++)
         for (enum qnti_site site = 0; site < QNTI_SITES; site++)
             unite_site(plan, b, site);
+    leave_out_inputs(plan);
     return QNT_OK;
 }
 
