@@ -79,7 +79,7 @@ for method in $methods; do
 done
 
 echo "# activations, keys and values"
-for settings in "--act-bits 8" "--act-bits 8 --set act_granularity=tensor --set act_static=true" "--kv kivi:bits=4,residual_length=32" "--kv atom"; do
+for settings in "--act-bits 8" "--act-bits 8 --set act_granularity=tensor --set act_static=true" "--set act_format=fp8" "--kv kivi:bits=4,residual_length=32" "--kv atom"; do
     check "rtn $settings" quantize -o "$out/a" --method rtn --format native --bits 8 $settings $calib
     near "rtn $settings is the model" "$out/a" "$(limit 4)"
     clear_out

@@ -29,8 +29,8 @@ QNT_API void qnt_recipe_destroy(qnt_recipe *recipe);
 
 /*
  * Sets a parameter: "bits" reaches every method of the recipe that has it,
- * "gptq.bits" that one. "act_bits" for a recipe without quantized activations
- * puts rtn in front, which quantizes them. Later settings win. Errors as for qnt_recipe_parse.
+ * "gptq.bits" that one. "act_bits" or "act_format" for a recipe without
+ * quantized activations puts rtn in front, which quantizes them. Later settings win. Errors as for qnt_recipe_parse.
  */
 QNT_API qnt_status qnt_recipe_set(qnt_recipe *recipe, const char *key, const char *value);
 

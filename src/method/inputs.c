@@ -23,9 +23,12 @@ static void range_of_inputs(const struct qnti_job *job, float range[2])
 static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti_input_rule *rule)
 {
     bool stored = rule->fixed && job->layout && job->layout->holds_inputs;
-    struct qnti_grid grid = qnti_affine_grid(job->kernels, rule->bits, rule->group,
-                                             stored ? job->layout->scale_type : QNT_F32);
+    qnt_dtype type = stored ? job->layout->scale_type : QNT_F32;
+    struct qnti_grid grid = rule->book ? qnti_small_float_grid(job->kernels, rule->book, rule->group, type)
+                                       : qnti_affine_grid(job->kernels, rule->bits, rule->group, type);
     grid.map.rows = rule->per_token;
+    if (rule->book)
+        return grid;
     if (rule->asymmetric) {
         grid.include_zero = rule->group == 0;
         grid.wide_zero = true;
@@ -84,9 +87,11 @@ qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q)
     return quantize_inputs(job, &grid, layout->fixed_inputs, 0, q);
 }
 
+static const struct qnti_codebook *const books[] = {NULL, &qnti_fp8_e4m3, &qnti_fp4_e2m1};
+
 bool qnti_inputs_offered(const struct qnti_input_params *p)
 {
-    return p->bits != 0 && p->bits != 16;
+    return (p->bits != 0 && p->bits != 16) || books[p->format];
 }
 
 unsigned qnti_inputs_needs(const struct qnti_input_params *p)
@@ -98,6 +103,8 @@ qnt_status qnti_inputs_check(qnt_context *ctx, const char *method, const struct 
 {
     if (p->bits == 1)
         return qnti_fail(ctx, QNT_INVALID, "%s: act_bits=1; 2 to 15, or 16: not quantized", method);
+    if (books[p->format] && !p->sym)
+        return qnti_fail(ctx, QNT_INVALID, "%s: act_sym=false is for integers, but act_format is not int", method);
     if (p->fixed && p->granularity == QNTI_INPUTS_BY_TOKEN)
         return qnti_fail(ctx, QNT_INVALID, "%s: act_static needs act_granularity=tensor", method);
     if (p->group_size && p->granularity != QNTI_INPUTS_BY_TOKEN)
@@ -107,7 +114,8 @@ qnt_status qnti_inputs_check(qnt_context *ctx, const char *method, const struct 
 
 qnt_status qnti_job_inputs(struct qnti_job *job, const struct qnti_input_params *p, qnt_qlinear *q)
 {
-    struct qnti_input_rule rule = {.bits = (unsigned)p->bits, .per_token = p->granularity == QNTI_INPUTS_BY_TOKEN,
+    struct qnti_input_rule rule = {.bits = (unsigned)p->bits, .book = books[p->format],
+                                   .per_token = p->granularity == QNTI_INPUTS_BY_TOKEN,
                                    .fixed = p->fixed, .asymmetric = !p->sym, .group = (size_t)p->group_size,
                                    .clip = (float)p->clip};
     return qnti_job_quantize_inputs(job, &rule, q);

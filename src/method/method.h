@@ -111,13 +111,15 @@ struct qnti_affine_params {
 /* Parameters of methods that quantize inputs at run time. */
 enum { QNTI_INPUTS_BY_TOKEN, QNTI_INPUTS_BY_TENSOR };
 struct qnti_input_params {
-    int bits, granularity, group_size;
+    int bits, format, granularity, group_size;
     bool fixed, sym;
     double clip;
 };
 #define QNTI_INPUT_ROWS(type, member)                                                                                  \
     {"act_bits", QNTI_PARAM_INT, offsetof(type, member.bits), 16, 0, 16, NULL,                                         \
      "bits of activations; 0 and 16: not quantized"},                                                                  \
+        {"act_format", QNTI_PARAM_ENUM, offsetof(type, member.format), 0, 0, 2, "int|fp8|fp4",                         \
+         "integers of act_bits, or small floats: E4M3, E2M1"},                                                         \
         {"act_granularity", QNTI_PARAM_ENUM, offsetof(type, member.granularity), 0, 0, 1, "token|tensor",              \
          "activations that share a scale"},                                                                            \
         {"act_group_size", QNTI_PARAM_INT, offsetof(type, member.group_size), 0, 0, 1 << 24, NULL,                     \
@@ -242,6 +244,7 @@ qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer);
 /* A symmetric integer grid where nothing else is said. */
 struct qnti_input_rule {
     unsigned bits;
+    const struct qnti_codebook *book;   /* small floats in place of integers; NULL: integers */
     bool per_token;              /* a scale for each token, else for the tensor */
     bool fixed;                  /* the tensor's by calibration */
     bool asymmetric;             /* with a zero; 0 is a level but in groups */

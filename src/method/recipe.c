@@ -195,7 +195,7 @@ qnt_status qnt_recipe_set(qnt_recipe *recipe, const char *key, const char *value
 {
     qnt_recipe *changed = NULL;
     qnt_status status;
-    if (strcmp(key, "act_bits") == 0 && !has_parameter(recipe, key)) {
+    if ((strcmp(key, "act_bits") == 0 || strcmp(key, "act_format") == 0) && !has_parameter(recipe, key)) {
         QNT_CHECK(with_inputs(recipe, key, value, &changed));
     } else {
         QNT_CHECK(qnt_recipe_copy(recipe, &changed));
