@@ -193,7 +193,8 @@ static qnt_status get_absmax(const qnt_qlinear *q, qnt_part *part)
 static const struct qnti_numbers *nested(const qnt_qlinear *q)
 {
     const struct qnti_numbers *scale = in_blocks(q) ? main_segment(q)->weight->scale : NULL;
-    return scale && scale->grid.form == QNTI_FORM_CODEBOOK && scale->code8 ? scale : NULL;
+    bool coded = scale && scale->grid.form == QNTI_FORM_CODEBOOK && scale->code8;
+    return coded && scale->scale && scale->table ? scale : NULL;
 }
 
 static qnt_status get_absmax_codes(const qnt_qlinear *q, qnt_part *part)
