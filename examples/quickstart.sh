@@ -13,7 +13,6 @@ rows="
 gguf:bf16  none
 gguf:q8_0  rtn
 gguf:q5_0  rtn
-gguf:q5_0  gptq
 gguf:q4_1  rtn
 gguf:q4_1  gptq
 gguf:q4_0  rtn
@@ -29,7 +28,6 @@ compressed-tensors:fp8-dynamic  rtn
 compressed-tensors:nvfp4a16  gptq
 native     rtn                              --bits 8 --group-size 0 --kv kivi:bits=2
 native     rtn                              --bits 8 --group-size 0 --kv atom:bits=4
-native     smoothquant
 native     smoothquant                      --set act_bits=4
 native     rotation                         --set act_bits=4 --set bits=8
 bnb        bnb4                             --set double_quant=true
@@ -40,12 +38,10 @@ native     owq                              --bits 4
 native     spqr
 native     rtn                              --bits 4 --group-size 32
 native     gptq                             --bits 4 --group-size 32
-native     gptq,refine:refit_scales=true    --bits 4 --group-size 32
 native     gptq:qep=0.5                     --bits 4 --group-size 32
 native     rotation,gptq                    --bits 4 --group-size 32
 native     rtn                              --bits 3 --group-size 32
 native     gptq                             --bits 3 --group-size 32
-native     awq                              --bits 3 --group-size 32
 native     awq,gptq                         --bits 3 --group-size 32
 native     gptq,refine:refit_scales=true    --bits 3 --group-size 32
 native     gptq:qep=0.5                     --bits 3 --group-size 32
