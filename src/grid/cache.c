@@ -9,9 +9,9 @@
  */
 #include "grid/cache.h"
 
-#include <math.h>
 #include <string.h>
 #include "grid/activation.h"
+#include "linalg/hadamard.h"
 
 qnt_status qnti_cache_check(qnt_context *ctx, const struct qnti_cache *cache, const char *name, size_t width)
 {
@@ -24,24 +24,6 @@ qnt_status qnti_cache_check(qnt_context *ctx, const struct qnti_cache *cache, co
         return qnti_fail(ctx, QNT_INVALID, "%s: residual_length %zu is no multiple of group_size %zu", name,
                          cache->window, run);
     return QNT_OK;
-}
-
-/* Each row times the normalized Walsh matrix, which is its own inverse. */
-static void rotate(float *x, size_t tokens, size_t d)
-{
-    float norm = 1 / sqrtf((float)d);
-    for (size_t t = 0; t < tokens; t++) {
-        float *row = x + t * d;
-        for (size_t half = 1; half < d; half *= 2)
-            for (size_t i = 0; i < d; i += 2 * half)
-                for (size_t j = i; j < i + half; j++) {
-                    float a = row[j], b = row[j + half];
-                    row[j] = a + b;
-                    row[j + half] = a - b;
-                }
-        for (size_t i = 0; i < d; i++)
-            row[i] *= norm;
-    }
 }
 
 static void transpose(const float *x, size_t rows, size_t cols, float *y)
@@ -65,8 +47,8 @@ static qnt_status round_head(const struct heads *h, float *head, float *scratch)
     const struct qnti_cache *cache = h->cache;
     size_t d = cache->head_dim;
     struct qnti_actquant act = {.grid = cache->grid, .clip = cache->clip, .cols = cache->by_channel ? h->tokens : d};
-    if (cache->rotated)
-        rotate(head, h->tokens, d);
+    for (size_t t = 0; cache->rotated && t < h->tokens; t++)
+        qnti_walsh(head + t * d, d);
     if (cache->by_channel) {
         transpose(head, h->tokens, d, scratch);
         QNT_TRY(qnti_actquant_apply(h->ctx, &act, scratch, d, h->tokens, h->tokens, scratch, NULL));
@@ -74,8 +56,8 @@ static qnt_status round_head(const struct heads *h, float *head, float *scratch)
     } else {
         QNT_TRY(qnti_actquant_apply(h->ctx, &act, head, h->tokens, d, d, head, NULL));
     }
-    if (cache->rotated)
-        rotate(head, h->tokens, d);
+    for (size_t t = 0; cache->rotated && t < h->tokens; t++)
+        qnti_walsh(head + t * d, d);
     return QNT_OK;
 }
 

@@ -151,3 +151,17 @@ qnt_status qnti_hadamard_matrix(qnt_context *ctx, size_t order, float *h)
         }
     return qnti_fail(ctx, QNT_UNSUPPORTED, "there is no Hadamard matrix of order %zu here", order);
 }
+
+void qnti_walsh(float *x, size_t n)
+{
+    float norm = 1 / sqrtf((float)n);
+    for (size_t half = 1; half < n; half *= 2)
+        for (size_t i = 0; i < n; i += 2 * half)
+            for (size_t j = i; j < i + half; j++) {
+                float a = x[j], b = x[j + half];
+                x[j] = a + b;
+                x[j + half] = a - b;
+            }
+    for (size_t i = 0; i < n; i++)
+        x[i] *= norm;
+}

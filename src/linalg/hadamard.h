@@ -15,5 +15,7 @@ size_t qnti_hadamard_order(size_t n);
 size_t qnti_hadamard_divisor(size_t n);
 /* H_K / sqrt(K) for K > 1 that qnti_hadamard_order gives; `h` [K][K]. QNT_NO_MEMORY. */
 qnt_status qnti_hadamard_matrix(qnt_context *ctx, size_t order, float *h);
+/* x [n], n a power of two, times the Walsh matrix over sqrt(n), which is its own inverse; in place. */
+void qnti_walsh(float *x, size_t n);
 
 #endif

@@ -3,7 +3,6 @@
  */
 #include "transform/transform.h"
 
-#include <math.h>
 #include <string.h>
 #include "base/random.h"
 #include "linalg/hadamard.h"
@@ -72,21 +71,6 @@ qnt_status qnti_transform_copy(qnt_context *ctx, const struct qnti_transform *fr
     return copy_part(ctx, r->sign, width, sizeof(float), (void **)&to->rotation.sign);
 }
 
-/* In place: n-point Walsh transform of every `step`-th number, orthonormal. */
-static void walsh(float *x, size_t n)
-{
-    float norm = 1 / sqrtf((float)n);
-    for (size_t half = 1; half < n; half *= 2)
-        for (size_t i = 0; i < n; i += 2 * half)
-            for (size_t j = i; j < i + half; j++) {
-                float a = x[j], b = x[j + half];
-                x[j] = a + b;
-                x[j + half] = a - b;
-            }
-    for (size_t i = 0; i < n; i++)
-        x[i] *= norm;
-}
-
 /* The small factor on one block: rows of `inner` numbers are mixed by M, or by its transpose. */
 static void mix(const struct qnti_rotation *r, bool transposed, const float *x, float *y)
 {
@@ -108,7 +92,7 @@ static void rotate(const struct qnti_rotation *r, bool back, size_t width, float
     for (size_t start = 0; start + r->block <= width; start += r->block) {
         size_t inner = r->block / qnti_max(r->small, 1);
         for (size_t i = 0; i < r->block; i += inner)
-            walsh(x + start + i, inner);
+            qnti_walsh(x + start + i, inner);
         if (r->small_matrix) {
             mix(r, back, x + start, scratch);
             memcpy(x + start, scratch, r->block * sizeof *x);
