@@ -13,6 +13,7 @@
 #include "base/number.h"
 #include "container/gguf.h"
 #include "export/export.h"
+#include "file/folder.h"
 #include "file/output.h"
 #include "file/safetensors.h"
 #include <quant/quant.h>
@@ -302,6 +303,20 @@ static inline void compare_model(struct run *run, const char *path)
     assert_true(c->config.norm_eps == run->source->config.norm_eps);
     assert_int_equal(c->config.tied_head, run->source->config.tied_head);
     qnti_checkpoint_close(c);
+}
+
+/* `once` exports the folder "model", of one block, to "out" and opens that, with a struct run as its argument. */
+static inline void each_allocation_of_an_export_fails(qnt_status (*once)(qnt_context *ctx, void *run))
+{
+    static struct run run;
+    struct shape shape = small;
+    qnt_context *ctx = context_with(NULL);
+    shape.blocks = 1;
+    make_model(&shape);
+    each_allocation_fails(once, &run);
+    qnti_folder_remove(ctx, "out");
+    remove_files();
+    qnt_context_destroy(ctx);
 }
 
 #endif

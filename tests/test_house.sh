@@ -36,6 +36,16 @@ for header in include/quant/*.h; do
     check "$header as C++11" $CXX -std=c++11 -pedantic-errors -Wall -Wextra -Werror -Iinclude -fsyntax-only -x c++ "$header"
 done
 
+# --- the top level ---
+
+# Of what is under version control; outside a repository there is nothing to ask.
+top_level() {
+    git ls-files 2>/dev/null | cut -d/ -f1 | sort -u |
+        grep -vxE '\..*|include|src|tests|bench|examples|CMakeLists\.txt|CMakePresets\.json|README\.md|LICENSE'
+    true
+}
+check "nothing else at the top level" top_level
+
 # --- arrows: a room may include itself and the rooms of the lines above it ---
 
 arrows() {

@@ -4,7 +4,6 @@
 #include "export_support.h"
 
 #include "container/json.h"
-#include "file/folder.h"
 
 static const struct {
     const char *recipe, *type;
@@ -238,16 +237,8 @@ cleanup:
 
 static void test_memory(void **state)
 {
-    static struct run run;
-    struct shape shape = small;
-    qnt_context *ctx = context_with(NULL);
     (void)state;
-    shape.blocks = 1;
-    make_model(&shape);
-    each_allocation_fails(export_once, &run);
-    qnti_folder_remove(ctx, "out");
-    remove_files();
-    qnt_context_destroy(ctx);
+    each_allocation_of_an_export_fails(export_once);
 }
 
 int main(void)

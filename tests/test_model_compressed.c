@@ -6,7 +6,6 @@
 
 #include "container/json.h"
 #include "export/folder.h"
-#include "file/folder.h"
 
 enum { TOKENS = 48 };
 
@@ -500,16 +499,8 @@ cleanup:
 
 static void test_memory(void **state)
 {
-    static struct run run;
-    struct shape shape = small;
-    qnt_context *ctx = context_with(NULL);
     (void)state;
-    shape.blocks = 1;
-    make_model(&shape);
-    each_allocation_fails(export_once, &run);
-    qnti_folder_remove(ctx, "out");
-    remove_files();
-    qnt_context_destroy(ctx);
+    each_allocation_of_an_export_fails(export_once);
 }
 
 int main(void)

@@ -5,7 +5,6 @@
 
 #include <dirent.h>
 #include "container/json.h"
-#include "file/folder.h"
 
 static void begin(struct run *run, const char *format)
 {
@@ -565,16 +564,8 @@ cleanup:
 
 static void test_memory(void **state)
 {
-    static struct run run;
-    struct shape shape = small;
-    qnt_context *ctx = context_with(NULL);
     (void)state;
-    shape.blocks = 1;
-    make_model(&shape);
-    each_allocation_fails(export_once, &run);
-    qnti_folder_remove(ctx, "out");
-    remove_files();
-    qnt_context_destroy(ctx);
+    each_allocation_of_an_export_fails(export_once);
 }
 
 int main(void)
