@@ -1,13 +1,15 @@
 /*
  * test_golden.c - what the authors' own code gives on four layers, through the public calls of `quant layer`.
  *
- * tests/golden/layer/cases.txt lists the cases and their limits, and says where the numbers come from. A rounding tie
- * that falls the other way changes what follows it, so error feedback is judged by a small share of differing numbers
- * and by the error together.
+ * tests/golden/layer/ has lists (*.txt) of the cases and their limits, which say where the numbers come from. A rounding
+ * tie that falls the other way changes what follows it, so error feedback is judged by a small share of differing
+ * numbers and by the error together.
  */
+#include <glob.h>
 #include "layer_support.h"
 
 #define FOLDER SOURCE_DIR "/tests/golden/layer/"
+enum { CASES = 107 };          /* in all lists */
 
 struct golden {
     qnt_context *ctx;
@@ -303,7 +305,7 @@ static void check_objective(const struct golden *g, const char *name, double ref
         fail_msg("%s: %s is %g, more than %g of the reference's %g", g->name, name, error, most, reference);
 }
 
-/* One line of cases.txt; true if it began a case. */
+/* One line of a list; true if it began a case. */
 static bool run_line(struct golden *g, const char *line)
 {
     char word[64], layer[64], recipe[256];
@@ -320,23 +322,37 @@ static bool run_line(struct golden *g, const char *line)
     else if (sscanf(line, "objective %63s %lf %lf", word, &a, &b) == 3)
         check_objective(g, word, a, b);
     else if (line[0] != '#')
-        fail_msg("cases.txt: %s", line);
+        fail_msg("a list of cases: %s", line);
     return false;
+}
+
+static size_t run_list(struct golden *g, const char *path)
+{
+    FILE *file = fopen(path, "r");
+    char line[512];
+    size_t cases = 0;
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file))
+        cases += run_line(g, line);
+    fclose(file);
+    end_case(g);
+    return cases;
 }
 
 static void test_cases(void **state)
 {
     struct golden g = {.ctx = context_of(2)};
     size_t held = qnt_context_bytes(g.ctx, NULL), cases = 0;
-    FILE *file = fopen(FOLDER "cases.txt", "r");
-    char line[512];
+    glob_t lists;
     (void)state;
-    assert_non_null(file);
-    while (fgets(line, sizeof line, file))
-        cases += run_line(&g, line);
-    fclose(file);
-    end_case(&g);
-    assert_int_equal(cases, 107);
+    assert_int_equal(glob(FOLDER "*.txt", 0, NULL, &lists), 0);
+    for (size_t i = 0; i < lists.gl_pathc; i++) {
+        size_t n = run_list(&g, lists.gl_pathv[i]);
+        assert_true(n > 0);
+        cases += n;
+    }
+    globfree(&lists);
+    assert_int_equal(cases, CASES);
     destroy_context(g.ctx, held);
 }
 

@@ -23,6 +23,7 @@ typedef struct qnt_layer {
     const qnt_calib *calib;    /* NULL: without calibration */
     const char *format;        /* target, e.g. "gguf:q4_0": its grid is the default; NULL: none, f32 scales */
     const float *fisher;       /* (out, in) mean squared gradient of the loss by each weight, >= 0; NULL: not known */
+    const float *norm_weight;  /* [in] of the norm that makes the input, where no producer says it; NULL: not known */
     bool attention_score;      /* q or k, or fused with them: it enters attention's scores (AWQ does not clip it) */
     /*
      * Scales that were learned elsewhere stand in place of what the recipe would choose: x ~ (code - input_zero)

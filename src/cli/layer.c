@@ -2,8 +2,8 @@
  * layer.c - `quant layer`: one linear layer in a safetensors file through a recipe, for research and golden data.
  *
  * In: weight (out, in); optional bias, input (tokens, in), input_fp (the same
- * tokens in the unquantized model), importance (in), fisher (out, in). Out:
- * dequantized, output on the input, every part the method left; packed, as the
+ * tokens in the unquantized model), importance (in), fisher (out, in),
+ * norm_weight (in). Out: dequantized, output on the input, every part the method left; packed, as the
  * format's files hold it, for a format with a layout for one layer: packed for
  * rows of blocks, packed.qweight and so on where there are several tensors.
  */
@@ -40,7 +40,7 @@ struct layer_run {
     qnt_tensors *file;
     qnt_matrix weight, input, input_fp;
     bool has_input, has_input_fp;
-    float *bias, *importance, *fisher, *input_scale, *weight_scale;
+    float *bias, *importance, *fisher, *norm_weight, *input_scale, *weight_scale;
     qnt_recipe *recipe;
     qnt_calib *calib;
     qnt_qlinear *q;
@@ -83,6 +83,7 @@ static int read_layer(struct layer_run *run)
     CLI_TRY(read_matrix(run, "input_fp", &run->input_fp, &run->has_input_fp));
     CLI_TRY(read_vector(run, "bias", run->weight.rows, &run->bias));
     CLI_TRY(read_vector(run, "fisher", run->weight.rows * run->weight.cols, &run->fisher));
+    CLI_TRY(read_vector(run, "norm_weight", run->weight.cols, &run->norm_weight));
     CLI_TRY(read_vector(run, "input_scale", 1, &run->input_scale));
     CLI_TRY(read_vector(run, "weight_scale", run->weight.rows, &run->weight_scale));
     return read_vector(run, "importance", run->weight.cols, &run->importance);
@@ -129,6 +130,7 @@ static int quantize(struct layer_run *run)
                        .bias = run->bias,
                        .calib = run->calib,
                        .fisher = run->fisher,
+                       .norm_weight = run->norm_weight,
                        .input_scale = run->input_scale ? run->input_scale[0] : 0,
                        .weight_scale = run->weight_scale,
                        .weight_scale_count = run->weight_scale ? run->weight.rows : 0,
@@ -352,6 +354,7 @@ static int run_layer(struct cli *cli, void *values)
     qnt_free(cli->ctx, run.bias);
     qnt_free(cli->ctx, run.importance);
     qnt_free(cli->ctx, run.fisher);
+    qnt_free(cli->ctx, run.norm_weight);
     qnt_free(cli->ctx, run.input_scale);
     qnt_free(cli->ctx, run.weight_scale);
     qnt_tensors_close(run.file);
@@ -363,10 +366,10 @@ const struct cli_command cli_command_layer = {
     .arguments = "LAYER.safetensors -o RESULT.safetensors",
     .title = "quantizes one layer, for research",
     .about = "LAYER holds weight (out, in) and, where it has them, bias, input (tokens, in), input_fp (the same tokens "
-             "in the unquantized model), importance (in), fisher (out, in; mean squared gradients), input_scale (1) "
-             "and weight_scale (out), which stand in place of what the recipe would choose. RESULT gets dequantized, "
-             "output (of the quantized layer on input), every part of the quantized layer (codes, scales, ...) and "
-             "what the format's files hold of a layer: packed (rows of blocks), or packed.qweight and so on.",
+             "in the unquantized model), importance (in), fisher (out, in; mean squared gradients), norm_weight "
+             "(in; of the norm that makes the input), input_scale (1) and weight_scale (out), which "
+             "stand in place of what the recipe would choose. RESULT gets dequantized, output (of the quantized "
+             "layer on input), every part of the quantized layer (codes, scales, ...) and what the format's files hold of a layer: packed (rows of blocks), or packed.qweight and so on.",
     .least = 1,
     .most = 1,
     .bytes = sizeof(struct layer_values),

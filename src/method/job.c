@@ -83,66 +83,12 @@ qnt_status qnti_fall_back(struct qnti_job *job, const struct qnti_grid *grid, qn
     return qnti_round_to_nearest(job, grid, q);
 }
 
-/* H of x - z: H - z m^T - m z^T + z z^T, all times 2, m the means. */
-static void shift_hessian(const struct qnt_calib *calib, const float *shift, size_t n, float *h)
-{
-    double tokens = (double)calib->tokens;
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < n; j++) {
-            double mi = calib->moments[i].sum / tokens, mj = calib->moments[j].sum / tokens;
-            double zi = (double)shift[i], zj = (double)shift[j];
-            h[i * n + j] = (float)((double)h[i * n + j] + 2 * (zi * zj - zi * mj - mi * zj));
-        }
-}
-
-static void transpose(float *m, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < i; j++) {
-            float t = m[i * n + j];
-            m[i * n + j] = m[j * n + i];
-            m[j * n + i] = t;
-        }
-}
-
-/* M' = T M T^T for the linear part T of the transform: rows, then columns. */
-static qnt_status transform_products(struct qnti_job *job, size_t n, float *m)
-{
-    struct qnti_transform linear;
-    float *scratch;
-    if (!job->transform)
-        return QNT_OK;
-    linear = *job->transform;
-    linear.shift = NULL;
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, 2 * n, &scratch));
-    for (int side = 0; side < 2; side++) {
-        for (size_t i = 0; i < n; i++) {
-            qnti_transform_forward(&linear, n, m + i * n, scratch, scratch + n);
-            memcpy(m + i * n, scratch, n * sizeof *scratch);
-        }
-        transpose(m, n);
-    }
-    qnti_free(job->ctx, scratch);
-    return QNT_OK;
-}
-
-/* What a stage read of the inputs before they were transformed. */
-static void forget_hessian(struct qnti_job *job)
-{
-    qnti_free(job->ctx, job->hessian);
-    qnti_free(job->ctx, job->dead);
-    qnti_free(job->ctx, job->factor);
-    job->hessian = job->factor = NULL;
-    job->dead = NULL;
-    job->dead_count = 0;
-}
-
 qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform *t)
 {
     size_t n;
     float *moved;
     job->transform = t;
-    forget_hessian(job);
+    qnti_job_forget_hessian(job);
     if (!job->importance)
         return QNT_OK;
     n = job->calib->in;
@@ -167,56 +113,6 @@ qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform 
     qnti_free(job->ctx, job->importance);
     job->importance = moved;
     return QNT_OK;
-}
-
-static qnt_status read_sums(const struct qnti_job *job, struct qnti_gram *sums, float *m)
-{
-    double factor = 2.0 / (double)job->calib->tokens;
-    return job->calib->once ? qnti_gram_take(sums, factor, m) : qnti_gram_read(sums, factor, m);
-}
-
-static qnt_status load_hessian(struct qnti_job *job)
-{
-    size_t n = job->calib->in;
-    QNT_TRY(QNTI_NEW(job->ctx, n, &job->dead));
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, &job->hessian));
-    QNT_TRY(read_sums(job, job->calib->hessian, job->hessian));
-    if (job->transform && job->transform->shift)
-        shift_hessian(job->calib, job->transform->shift, n, job->hessian);
-    QNT_TRY(transform_products(job, n, job->hessian));
-    for (size_t j = 0; j < n; j++)
-        if (job->hessian[j * n + j] == 0) {
-            job->hessian[j * n + j] = 1;
-            job->dead[j] = 1;
-            job->dead_count++;
-        }
-    return QNT_OK;
-}
-
-qnt_status qnti_job_hessian(struct qnti_job *job)
-{
-    const struct qnt_calib *calib = job->calib;
-    if (!calib || !calib->hessian)
-        return qnti_fail(job->ctx, QNT_INVALID, "the method needs calibration inputs");
-    if (!calib->tokens)
-        return qnti_fail(job->ctx, QNT_NOT_FOUND, "no calibration token reached the layer");
-    if (!job->hessian)
-        QNT_TRY(load_hessian(job));
-    if (job->dead_count == calib->in)
-        return qnti_fail(job->ctx, QNT_NOT_FOUND, "every input of the layer is 0 in all %zu tokens", calib->tokens);
-    return QNT_OK;
-}
-
-qnt_status qnti_job_cross(struct qnti_job *job, float **cross)
-{
-    size_t n = job->calib->in;
-    if (!job->calib->cross)
-        return qnti_fail(job->ctx, QNT_INVALID, "the method needs paired inputs (input_fp)");
-    if (job->transform && job->transform->shift)
-        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "pairs of inputs behind a shift are not known");
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, n * n, cross));
-    QNT_TRY(read_sums(job, job->calib->cross, *cross));
-    return transform_products(job, n, *cross);
 }
 
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer)

@@ -156,6 +156,7 @@ struct qnti_job {
     size_t sample_count, sequence;
     const qnt_producer *producer;       /* what the transform is folded into; NULL: it stays at run time */
     const struct qnti_transform *transform; /* of the site, once it is chosen; NULL: none */
+    const struct qnti_transform *folded; /* what weights and inputs as they are given stand behind; NULL: nothing */
     float *weight;                       /* (rows, in) f32 of the layer in hand, in the quantized coordinates */
     size_t rows, layer;                  /* of the weight; which of the site's layers it is */
     float most_weight;                   /* largest |W| of the site's layers, where a format has one divisor for all */
@@ -183,7 +184,7 @@ enum qnti_order {
     QNTI_ORDER_NATURAL, QNTI_ORDER_ACT, QNTI_ORDER_LIVE, QNTI_ORDER_GROUP_AWARE, QNTI_ORDER_SPEARMAN, QNTI_ORDER_OWN
 };
 
-/* --- adapters (job.c; orders and factor: order.c) --- */
+/* --- adapters (job.c; Hessians: hessian.c; orders and factor: order.c; samples: samples.c) --- */
 
 /* Combinations of the affine parameters that make no grid. */
 qnt_status qnti_affine_check(qnt_context *ctx, const char *method, const struct qnti_affine_params *p);
@@ -209,6 +210,15 @@ qnt_status qnti_round_to_nearest(struct qnti_job *job, const struct qnti_grid *g
 qnt_status qnti_fall_back(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q, const char *why);
 /* Hessian (2 / tokens) sum x x^T with dead columns set to 1; QNT_NOT_FOUND: no tokens, or every column is dead. */
 qnt_status qnti_job_hessian(struct qnti_job *job);
+/* From here on it is read, or made, anew. */
+void qnti_job_forget_hessian(struct qnti_job *job);
+/*
+ * The same of inputs as the layer, whose activations stage has run, quantizes them behind the site's transform: the
+ * calibration's tokens come once more. One that does not quantize them has the usual one. For all layers of the site.
+ */
+qnt_status qnti_job_quantized_hessian(struct qnti_job *job, const qnt_qlinear *q);
+/* What the calibration must gather for it: whether the inputs will be quantized. */
+unsigned qnti_quantized_hessian_needs(bool quantizes);
 /*
  * From here on the site's inputs are those of the transform: importance and Hessian follow by algebra (a shift by the
  * channels' means). A rotation leaves the importance to the Hessian's diagonal.
@@ -238,6 +248,17 @@ qnt_status qnti_job_cross(struct qnti_job *job, float **cross);
 void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer);
 /* QNT_INVALID: the layer's Fisher information (which it has) is negative or not finite somewhere. */
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer);
+
+/*
+ * Some of the site's inputs behind the job's transform, [tokens][in], to be freed; in a transform stage of a model whole
+ * sequences. QNT_NOT_FOUND: there are none.
+ */
+qnt_status qnti_job_samples(struct qnti_job *job, float **x, size_t *tokens);
+/*
+ * What the norm that makes the site's input multiplies with (gamma), [in]; it is copied. QNT_NOT_FOUND: no norm makes
+ * it, or it is not known.
+ */
+qnt_status qnti_job_gamma(struct qnti_job *job, const qnt_layer *layer, float *gamma);
 
 /* --- inputs.c: how the inputs of a layer are quantized at run time --- */
 

@@ -295,12 +295,17 @@ static qnt_status check_site(qnt_context *ctx, const qnt_site *site)
     return QNT_OK;
 }
 
-/* `folded`: the recipe's transform is in the weights and the inputs already, but for what is `kept`. */
-static qnt_status quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *view, bool folded,
-                                const struct qnti_transform *kept, qnt_qlinear **q)
+/* A site whose transform, but for what is `kept`, is `behind` us: in its weights and inputs, as `folded` says. */
+struct behind {
+    bool behind;
+    const struct qnti_transform *folded, *kept;
+};
+
+static qnt_status quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *view, struct behind t,
+                                qnt_qlinear **q)
 {
     struct qnti_job job = {.ctx = ctx};
-    struct site site = {&job, view->layers, q, view->count, folded, kept};
+    struct site site = {&job, view->layers, q, view->count, t.behind, t.kept};
     qnt_recipe *adapted = NULL;
     qnt_status status = QNT_OK;
     QNT_TRY(check_site(ctx, view));
@@ -311,6 +316,7 @@ static qnt_status quantize_site(qnt_context *ctx, const qnt_recipe *recipe, cons
     QNT_CHECK(job_open(ctx, recipe, view->layers, qnti_recipe_needs(recipe), &job, &adapted));
     QNT_CHECK(QNTI_NEW(ctx, view->count, &job.aimed));
     job.producer = view->producer;
+    job.folded = t.folded;
     QNT_CHECK(quantize_layers(&site, adapted));
 cleanup:
     job_free_layer(&job);
@@ -328,13 +334,14 @@ cleanup:
 
 qnt_status qnt_quantize_site(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site, qnt_qlinear **q)
 {
-    return quantize_site(ctx, recipe, site, false, NULL, q);
+    return quantize_site(ctx, recipe, site, (struct behind){0}, q);
 }
 
 qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site,
-                                const struct qnti_transform *kept, qnt_qlinear **q)
+                                const struct qnti_transform *folded, const struct qnti_transform *kept,
+                                qnt_qlinear **q)
 {
-    return quantize_site(ctx, recipe, site, true, kept, q);
+    return quantize_site(ctx, recipe, site, (struct behind){true, folded, kept}, q);
 }
 
 qnt_status qnt_quantize(qnt_context *ctx, const qnt_recipe *recipe, const qnt_layer *layer, qnt_qlinear **q)

@@ -40,11 +40,12 @@ struct qnti_transform_choice {
 qnt_status qnti_choose_transform(qnt_context *ctx, const qnt_recipe *recipe, const struct qnti_transform_choice *choice,
                                  struct qnti_transform *t);
 /*
- * qnt_quantize_site behind it: weights and inputs are the transformed ones; but for what could not be folded, which
- * stays at run time in each layer: `kept`, or NULL.
+ * qnt_quantize_site behind it: weights and inputs are the transformed ones, by what was `folded`; but for what could
+ * not be, which stays at run time in each layer: `kept`. Either may be NULL.
  */
 qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site,
-                                const struct qnti_transform *kept, qnt_qlinear **q);
+                                const struct qnti_transform *folded, const struct qnti_transform *kept,
+                                qnt_qlinear **q);
 
 /*
  * What a block's layers of these shapes get together (struct qnti_method, plan): their recipes are changed, and say so.

@@ -44,37 +44,48 @@ static qnt_status transform_input(const qnt_qlinear *q, size_t tokens, float *x)
     return QNT_OK;
 }
 
-/* Segments with a quantizer of their own: it stands in place of the layer's. `input` is T(x). */
-static qnt_status quantize_segments(const qnt_qlinear *q, const float *input, size_t tokens, float *y, uint8_t *kept)
+/* A segment's own quantizer stands in place of the layer's. `input` is T(x). */
+static qnt_status quantize_segment(const qnt_qlinear *q, const struct qnti_segment *g, const float *input,
+                                   size_t tokens, float *y, uint8_t *kept)
 {
-    for (size_t s = 0; s < q->segment_count; s++) {
-        const struct qnti_segment *g = &q->segments[s];
-        if (!g->act)
-            continue;
-        memset(kept + g->first, 0, g->cols);
-        QNT_TRY(qnti_actquant_apply(q->ctx, g->act, input + g->first, tokens, g->cols, q->in, y + g->first,
-                                    kept + g->first));
+    memset(kept + g->first, 0, g->cols);
+    return qnti_actquant_apply(q->ctx, g->act, input + g->first, tokens, g->cols, q->in, y + g->first,
+                               kept + g->first);
+}
+
+qnt_status qnti_qlinear_quantize(const qnt_qlinear *q, const float *x, size_t tokens, float *y, uint8_t *kept)
+{
+    size_t n = tokens * q->in;
+    bool segments = false;
+    float *input = NULL;               /* x, where segments need it once more */
+    qnt_status status = QNT_OK;
+    for (size_t s = 0; s < q->segment_count; s++)
+        segments = segments || q->segments[s].act;
+    if (x == y && segments && q->act) {
+        QNT_CHECK(QNTI_NEW_RAW(q->ctx, n, &input));
+        if (n)
+            memcpy(input, x, n * sizeof *input);
+        x = input;
     }
-    return QNT_OK;
+    if (q->act)
+        QNT_CHECK(qnti_actquant_apply(q->ctx, q->act, x, tokens, q->in, q->in, y, kept));
+    else if (x != y && n)
+        memcpy(y, x, n * sizeof *y);
+    for (size_t s = 0; s < q->segment_count; s++)
+        if (q->segments[s].act)
+            QNT_CHECK(quantize_segment(q, &q->segments[s], x, tokens, y, kept));
+cleanup:
+    qnti_free(q->ctx, input);
+    return status;
 }
 
 qnt_status qnti_qlinear_inputs(const qnt_qlinear *q, const float *x, size_t tokens, float *y, uint8_t *kept)
 {
     size_t n = tokens * q->in;
-    float *input = NULL;
-    qnt_status status;
-    QNT_CHECK(QNTI_NEW_RAW(q->ctx, n, &input));
-    if (n)
-        memcpy(input, x, n * sizeof *input);
-    QNT_CHECK(transform_input(q, tokens, input));
-    if (q->act)
-        QNT_CHECK(qnti_actquant_apply(q->ctx, q->act, input, tokens, q->in, q->in, y, kept));
-    else if (n)
-        memcpy(y, input, n * sizeof *y);
-    status = quantize_segments(q, input, tokens, y, kept);
-cleanup:
-    qnti_free(q->ctx, input);
-    return status;
+    if (x != y && n)
+        memcpy(y, x, n * sizeof *y);
+    QNT_TRY(transform_input(q, tokens, y));
+    return qnti_qlinear_quantize(q, y, tokens, y, kept);
 }
 
 static void full_row(const qnt_qlinear *q, size_t r, const uint8_t *kept, float *row)

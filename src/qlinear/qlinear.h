@@ -77,6 +77,8 @@ qnt_status qnti_qlinear_warn(qnt_qlinear *q, const char *format, ...) __attribut
 bool qnti_qlinear_quantizes_inputs(const qnt_qlinear *q);
 /* actq(T(x)) of tokens x [tokens][in], and kept [in], zero before: 1 for columns that the batch leaves out. */
 qnt_status qnti_qlinear_inputs(const qnt_qlinear *q, const float *x, size_t tokens, float *y, uint8_t *kept);
+/* The same of T(x) [tokens][in]; x and y may be the same. */
+qnt_status qnti_qlinear_quantize(const qnt_qlinear *q, const float *x, size_t tokens, float *y, uint8_t *kept);
 
 /* Row r of Q' + a b, in the coordinates of x' ([in]). */
 void qnti_qlinear_row(const qnt_qlinear *q, size_t r, float *row);

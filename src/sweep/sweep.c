@@ -207,7 +207,7 @@ static qnt_status add_residual(struct sweep *s, enum qnti_site site)
 static qnt_status quantize_run(struct sweep *s, enum qnti_site site, qnt_calib *calib, const size_t *targets,
                                size_t count)
 {
-    const struct qnti_transform *kept = &s->transforms[site].kept;
+    const struct qnti_transform *kept = &s->transforms[site].kept, *folded = &s->transforms[site].folded;
     struct qnt_plan *plan = s->plan;
     qnt_layer layers[MOST_LAYERS_OF_SITE] = {0};
     qnt_qlinear *q[MOST_LAYERS_OF_SITE] = {0};
@@ -234,6 +234,7 @@ static qnt_status quantize_run(struct sweep *s, enum qnti_site site, qnt_calib *
         QNT_TRY(qnti_given_apply(plan, targets[0], calib));
     QNT_TRY(qnti_quantize_folded(s->ctx, plan->recipes[targets[0]],
                                  &(qnt_site){.layers = layers, .count = count},
+                                 qnti_transform_is_identity(folded) ? NULL : folded,
                                  qnti_transform_is_identity(kept) ? NULL : kept, q));
     for (size_t i = 0; i < count; i++)
         s->layers[plan->job.targets[targets[i]].role] = q[i];
