@@ -369,7 +369,8 @@ const struct cli_command cli_command_layer = {
              "in the unquantized model), importance (in), fisher (out, in; mean squared gradients), norm_weight "
              "(in; of the norm that makes the input), input_scale (1) and weight_scale (out), which "
              "stand in place of what the recipe would choose. RESULT gets dequantized, output (of the quantized "
-             "layer on input), every part of the quantized layer (codes, scales, ...) and what the format's files hold of a layer: packed (rows of blocks), or packed.qweight and so on.",
+             "layer on input), every part of the quantized layer (codes, scales, ...) and what the "
+             "format's files hold of a layer: packed (rows of blocks), or packed.qweight and so on.",
     .least = 1,
     .most = 1,
     .bytes = sizeof(struct layer_values),
