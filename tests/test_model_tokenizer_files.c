@@ -372,6 +372,65 @@ static void test_folder(void **state)
     assert_int_equal(leave_folder(&folder), 0);
 }
 
+static void put_json(const char *path, const json_t *json)
+{
+    char *text = json_dumps(json, JSON_COMPACT);
+    assert_non_null(text);
+    put_text(path, text);
+    free(text);
+}
+
+/* "left right" a line, with the line ends of another system. */
+static void put_merges(const char *path, const json_t *merges)
+{
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    fputs("#version: 0.2\r\n", file);
+    for (size_t i = 0; i < json_array_size(merges); i++)
+        fprintf(file, "%s\r\n", json_string_value(json_array_get(merges, i)));
+    assert_int_equal(fclose(file), 0);
+}
+
+/* The example's tokenizer.json taken apart into what GPT-2 and OPT have: the same ids. */
+static void test_vocab_and_merges(void **state)
+{
+    static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer_config.json"};
+    static const char text[] = "And God said, 1611:\n  Let <|eos|> there be \xC3\xA9 light's.  ";
+    struct fixture *f = *state;
+    void *folder;
+    json_t *json;
+    const json_t *model;
+    qnti_tokenizer *whole, *pair;
+    int32_t *ids[2];
+    size_t count[2];
+    must(f->ctx, qnti_json_load(f->ctx, SOURCE_DIR "/examples/data/model/tokenizer.json", &json));
+    must(f->ctx, qnti_tokenizer_open(f->ctx, SOURCE_DIR "/examples/data/model", &whole));
+    model = json_object_get(json, "model");
+    assert_int_equal(enter_folder(&folder), 0);
+    put_json(names[0], json_object_get(model, "vocab"));
+    assert_int_equal(qnti_tokenizer_open(f->ctx, ".", &pair), QNT_NOT_FOUND);
+    put_merges(names[1], json_object_get(model, "merges"));
+    put_text(names[2], "{\"add_bos_token\": true, \"bos_token\": \"<|bos|>\", \"eos_token\": {\"content\": "
+                       "\"<|eos|>\"}}");
+    must(f->ctx, qnti_tokenizer_open(f->ctx, ".", &pair));
+    must(f->ctx, qnti_tokenizer_encode(whole, text, sizeof text - 1, true, true, &ids[0], &count[0]));
+    must(f->ctx, qnti_tokenizer_encode(pair, text, sizeof text - 1, true, true, &ids[1], &count[1]));
+    assert_int_equal(count[0], count[1]);
+    assert_memory_equal(ids[0], ids[1], count[0] * sizeof *ids[0]);
+    assert_int_equal(qnti_tokenizer_vocabulary(pair)->bos, 0);
+    assert_string_equal(qnti_tokenizer_vocabulary(pair)->pre, qnti_tokenizer_vocabulary(whole)->pre);
+    put_text(names[1], "#version: 0.2\nno such pair\n");
+    qnti_tokenizer_close(pair);
+    assert_int_equal(qnti_tokenizer_open(f->ctx, ".", &pair), QNT_BAD_DATA);
+    for (size_t i = 0; i < 2; i++)
+        qnti_free(f->ctx, ids[i]);
+    qnti_tokenizer_close(whole);
+    json_decref(json);
+    for (size_t i = 0; i < COUNT(names); i++)
+        assert_int_equal(remove(names[i]), 0);
+    assert_int_equal(leave_folder(&folder), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -380,6 +439,7 @@ int main(void)
         cmocka_unit_test(test_invalid_utf8),  cmocka_unit_test(test_random_bytes),
         cmocka_unit_test(test_damaged_files), cmocka_unit_test(test_truncated_model),
         cmocka_unit_test(test_no_memory),     cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_vocab_and_merges),
     };
     return cmocka_run_group_tests(tests, set_up_fixture, tear_down_fixture);
 }

@@ -1,8 +1,10 @@
 #!/usr/bin/python3
 """Train the small example model of this folder, from the text to the Hugging Face files.
 
-The program is the only source of the other files here.  It works in five stages, each of which can
-be run alone and finds what the earlier ones left behind:
+The program is the only source of the other files here.  With `--family opt` it trains a model of
+another architecture on the same text, which is not kept here: WORK/opt is a folder to try methods
+on (LayerNorm, biases, learned positions, ReLU).  `--share S` trains for that share of the steps.  It
+works in five stages, each of which can be run alone and finds what the earlier ones left behind:
 
   text       the King James Bible, printed by Debian's `bible` command, becomes one heading per
              chapter, one verse per line and a blank line after each chapter.  Whole chapters of
@@ -10,14 +12,15 @@ be run alone and finds what the earlier ones left behind:
              calibration.txt.  The training text stays in the work folder.
   tokenizer  a byte-level BPE with 1024 entries, learned from the training text: tokenizer.json,
              tokenizer_config.json and special_tokens_map.json.
-  train      a Llama-like language model of 3.4 million parameters, AdamW with warmup, a slow
-             cosine and a linear end.  The weights with the lowest held-out loss are kept.
+  train      a language model of 3.4 million parameters, Llama-like or OPT-like, AdamW with warmup,
+             a slow cosine and a linear end.  The weights with the lowest held-out loss are kept.
   export     model/config.json, model/generation_config.json and model/model.safetensors (BF16),
              put in place together with the tokenizer by renaming a complete folder.
   report     perplexities of the exported weights and some generated text, for README.md.
 
 Needs (Debian 12):  apt install bible-kjv bible-kjv-text python3-numpy python3-torch
-Usage:              OMP_NUM_THREADS=1 /usr/bin/python3 train.py [--work DIR] [stage ...]
+Usage:              OMP_NUM_THREADS=1 /usr/bin/python3 train.py [--work DIR] [--family opt]
+                    [--share S] [stage ...]
 Without a stage all run in the order above.  The training takes about 35 minutes on one core of a
 current x86-64 server; the rest takes a minute.  (MALLOC_MMAP_MAX_=0 in the environment keeps glibc
 from returning the large buffers to the system each time and saves a few minutes.)  Random numbers
@@ -238,32 +241,42 @@ def dump(path, value):
     write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-# --- model ---------------------------------------------------------------------------------------
-class Model(torch.nn.Module):
-    """Llama: RMSNorm, rotary positions in the half-split layout, grouped-query attention, SwiGLU.
+# --- models --------------------------------------------------------------------------------------
+def normal(rows, cols, std):
+    return torch.nn.Parameter(torch.randn(rows, cols) * std)
+
+
+def constant(n, value):
+    return torch.nn.Parameter(torch.full((n,), float(value)))
+
+
+STD, OUT = 1 / math.sqrt(HIDDEN), 1 / math.sqrt(2 * LAYERS)
+
+
+class Llama(torch.nn.Module):
+    """RMSNorm, rotary positions in the half-split layout, grouped-query attention, SwiGLU.
     Matrices with the same input are one parameter here and are separated on export."""
+    CONFIG = {"architectures": ["LlamaForCausalLM"], "attention_bias": False,
+              "attention_dropout": 0.0, "bos_token_id": BOS, "eos_token_id": EOS, "head_dim": HEAD,
+              "hidden_act": "silu", "hidden_size": HIDDEN, "initializer_range": 0.02,
+              "intermediate_size": FFN, "max_position_embeddings": CONTEXT, "mlp_bias": False,
+              "model_type": "llama", "num_attention_heads": HEADS, "num_hidden_layers": LAYERS,
+              "num_key_value_heads": KV_HEADS, "pad_token_id": PAD, "pretraining_tp": 1,
+              "rms_norm_eps": EPS, "rope_scaling": None, "rope_theta": THETA,
+              "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
+              "vocab_size": VOCAB}
 
     def __init__(self):
         super().__init__()
-
-        def normal(rows, cols, std):
-            return torch.nn.Parameter(torch.randn(rows, cols) * std)
-
-        std, out = 1 / math.sqrt(HIDDEN), 1 / math.sqrt(2 * LAYERS)
         self.embed = normal(VOCAB, HIDDEN, 0.02)
-        self.norm = torch.nn.Parameter(torch.ones(HIDDEN))
-        self.layers = torch.nn.ModuleList()
-        for _ in range(LAYERS):
-            p = {"norm1": torch.nn.Parameter(torch.ones(HIDDEN)),
-                 "qkv": normal((HEADS + 2 * KV_HEADS) * HEAD, HIDDEN, 0.5 * std),
-                 "o": normal(HIDDEN, HEADS * HEAD, 0.5 * std * out),
-                 "norm2": torch.nn.Parameter(torch.ones(HIDDEN)),
-                 "gate_up": normal(2 * FFN, HIDDEN, 0.5 * std),
-                 "down": normal(HIDDEN, FFN, 0.5 * std * out)}
-            layer = torch.nn.Module()
-            for name, value in p.items():
-                layer.register_parameter(name, value)
-            self.layers.append(layer)
+        self.norm = constant(HIDDEN, 1)
+        self.layers = layers(lambda: {
+            "norm1": constant(HIDDEN, 1),
+            "qkv": normal((HEADS + 2 * KV_HEADS) * HEAD, HIDDEN, 0.5 * STD),
+            "o": normal(HIDDEN, HEADS * HEAD, 0.5 * STD * OUT),
+            "norm2": constant(HIDDEN, 1),
+            "gate_up": normal(2 * FFN, HIDDEN, 0.5 * STD),
+            "down": normal(HIDDEN, FFN, 0.5 * STD * OUT)})
         freq = THETA ** (-torch.arange(0, HEAD, 2) / HEAD)
         angle = torch.outer(torch.arange(CONTEXT).float(), freq)
         self.cos, self.sin = angle.cos()[:, None], angle.sin()[:, None]
@@ -308,6 +321,82 @@ class Model(torch.nn.Module):
         return out
 
 
+class Opt(torch.nn.Module):
+    """LayerNorm and biases everywhere, learned positions from the third row on, ReLU."""
+    CONFIG = {"_remove_final_layer_norm": False, "activation_function": "relu",
+              "architectures": ["OPTForCausalLM"], "attention_dropout": 0.0, "bos_token_id": BOS,
+              "do_layer_norm_before": True, "dropout": 0.0, "enable_bias": True,
+              "eos_token_id": EOS, "ffn_dim": 4 * HIDDEN, "hidden_size": HIDDEN, "init_std": 0.02,
+              "layer_norm_elementwise_affine": True, "layerdrop": 0.0,
+              "max_position_embeddings": CONTEXT, "model_type": "opt",
+              "num_attention_heads": HEADS, "num_hidden_layers": LAYERS, "pad_token_id": PAD,
+              "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
+              "vocab_size": VOCAB, "word_embed_proj_dim": HIDDEN}
+    OFFSET = 2
+
+    def __init__(self):
+        super().__init__()
+        self.embed = normal(VOCAB, HIDDEN, 0.02)
+        self.position = normal(CONTEXT + self.OFFSET, HIDDEN, 0.02)
+        self.norm, self.norm_bias = constant(HIDDEN, 1), constant(HIDDEN, 0)
+        self.layers = layers(lambda: {
+            "norm1": constant(HIDDEN, 1), "norm1_bias": constant(HIDDEN, 0),
+            "qkv": normal(3 * HIDDEN, HIDDEN, 0.5 * STD), "qkv_bias": constant(3 * HIDDEN, 0),
+            "o": normal(HIDDEN, HIDDEN, 0.5 * STD * OUT), "o_bias": constant(HIDDEN, 0),
+            "norm2": constant(HIDDEN, 1), "norm2_bias": constant(HIDDEN, 0),
+            "fc1": normal(4 * HIDDEN, HIDDEN, 0.5 * STD), "fc1_bias": constant(4 * HIDDEN, 0),
+            "fc2": normal(HIDDEN, 4 * HIDDEN, 0.5 * STD * OUT), "fc2_bias": constant(HIDDEN, 0)})
+        self.mask = torch.full((CONTEXT, CONTEXT), -1e9).triu(1)
+
+    def forward(self, ids):
+        batch, length = ids.shape
+        mask = self.mask[:length, :length]
+        x = F.embedding(ids, self.embed) + self.position[self.OFFSET:self.OFFSET + length]
+        for p in self.layers:
+            qkv = F.linear(F.layer_norm(x, (HIDDEN,), p.norm1, p.norm1_bias), p.qkv, p.qkv_bias)
+            q, k, v = (t.transpose(1, 2).reshape(batch * HEADS, length, HEAD)
+                       for t in qkv.view(batch, length, 3 * HEADS, HEAD).chunk(3, 2))
+            a = torch.bmm(torch.softmax(torch.baddbmm(mask, q * HEAD ** -0.5, k.transpose(1, 2)),
+                                        -1), v)
+            a = a.view(batch, HEADS, length, HEAD).transpose(1, 2).reshape(batch, length, -1)
+            x = x + F.linear(a, p.o, p.o_bias)
+            y = F.layer_norm(x, (HIDDEN,), p.norm2, p.norm2_bias)
+            x = x + F.linear(F.relu(F.linear(y, p.fc1, p.fc1_bias)), p.fc2, p.fc2_bias)
+        return F.linear(F.layer_norm(x, (HIDDEN,), self.norm, self.norm_bias), self.embed)
+
+    def tensors(self):
+        """The weights under their Hugging Face names."""
+        decoder = "model.decoder."
+        out = {decoder + "embed_tokens.weight": self.embed,
+               decoder + "embed_positions.weight": self.position,
+               decoder + "final_layer_norm.weight": self.norm,
+               decoder + "final_layer_norm.bias": self.norm_bias}
+        for i, p in enumerate(self.layers):
+            parts = {"self_attn.out_proj": (p.o, p.o_bias), "fc1": (p.fc1, p.fc1_bias),
+                     "fc2": (p.fc2, p.fc2_bias), "self_attn_layer_norm": (p.norm1, p.norm1_bias),
+                     "final_layer_norm": (p.norm2, p.norm2_bias)}
+            for name, w, b in zip("qkv", p.qkv.chunk(3), p.qkv_bias.chunk(3)):
+                parts["self_attn.%s_proj" % name] = (w, b)
+            for name, (w, b) in parts.items():
+                out["%slayers.%d.%s.weight" % (decoder, i, name)] = w
+                out["%slayers.%d.%s.bias" % (decoder, i, name)] = b
+        return out
+
+
+FAMILIES = {"llama": Llama, "opt": Opt}
+
+
+def layers(parameters):
+    """LAYERS modules, each with parameters of its own."""
+    made = torch.nn.ModuleList()
+    for _ in range(LAYERS):
+        layer = torch.nn.Module()
+        for name, value in parameters().items():
+            layer.register_parameter(name, value)
+        made.append(layer)
+    return made
+
+
 def rms(x, weight):
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS) * weight
 
@@ -343,17 +432,18 @@ def batches(stream, rng):
 
 def stage_train(work):
     torch.manual_seed(SEED)
+    share = lambda steps: max(1, round(steps * OPTIONS.share))
     tok = Tokenizer(os.path.join(work, "tokenizer.json"))
     books = json.loads(read(os.path.join(work, "train.json")))
     stream = torch.tensor([i for b in books for i in tok.encode(b) + [EOS]])
     held = torch.tensor(tok.encode(read(os.path.join(HERE, "evaluation.txt"))))
-    model = Model()
+    model = FAMILIES[OPTIONS.family]()
     print("train: %d tokens, %d held out, %d parameters, %.2f epochs" % (
         len(stream), len(held), sum(p.numel() for p in model.parameters()),
-        STEPS * CHUNKS * CONTEXT / len(stream)), flush=True)
+        share(STEPS) * CHUNKS * CONTEXT / len(stream)), flush=True)
     source = batches(stream, np.random.default_rng(SEED))
-    best = train_part(model, source, held, range(1, COOLDOWN + 1), math.inf, work)
-    train_part(model, source, held, range(COOLDOWN + 1, STEPS + 1), best, work)
+    best = train_part(model, source, held, range(1, share(COOLDOWN) + 1), math.inf, work)
+    train_part(model, source, held, range(share(COOLDOWN) + 1, share(STEPS) + 1), best, work)
 
 
 def learning_rate(step):
@@ -373,7 +463,7 @@ def train_part(model, source, held, steps, best, work):
     start, running = time.time(), []
     for step in steps:
         for g in optimizer.param_groups:
-            g["lr"] = learning_rate(step)
+            g["lr"] = learning_rate(step / OPTIONS.share)
         x, y = with_bos(next(source))
         loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
         optimizer.zero_grad(set_to_none=True)
@@ -381,16 +471,30 @@ def train_part(model, source, held, steps, best, work):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         running.append(loss.item())
-        if step % EVAL_EVERY == 0:
+        if step % EVAL_EVERY == 0 or step == steps[-1]:
             value = mean_loss(model, held)
             print("step %5d  lr %.5f  training loss %.4f  held-out loss %.4f  %5.0f s" % (
-                step, learning_rate(step), np.mean(running[-EVAL_EVERY:]), value,
+                step, learning_rate(step / OPTIONS.share), np.mean(running[-EVAL_EVERY:]), value,
                 time.time() - start), flush=True)
             if value < best:
                 best = value
-                torch.save(model.state_dict(), os.path.join(work, "best.tmp"))
-                os.replace(os.path.join(work, "best.tmp"), os.path.join(work, "best.pt"))
+                torch.save(model.state_dict(), best_path(work) + ".tmp")
+                os.replace(best_path(work) + ".tmp", best_path(work))
     return best
+
+
+def best_path(work):
+    return os.path.join(work, {"llama": "best.pt"}.get(OPTIONS.family, OPTIONS.family + "-best.pt"))
+
+
+def best_model(work):
+    model = FAMILIES[OPTIONS.family]()
+    model.load_state_dict(torch.load(best_path(work)))
+    return model
+
+
+def model_folder(work):
+    return os.path.join(HERE, "model") if OPTIONS.family == "llama" else os.path.join(work, OPTIONS.family)
 
 
 # --- export --------------------------------------------------------------------------------------
@@ -409,24 +513,15 @@ def save_safetensors(path, tensors):
 
 
 def stage_export(work):
-    model = Model()
-    model.load_state_dict(torch.load(os.path.join(work, "best.pt")))
-    target, new, old = (os.path.join(HERE, n) for n in ("model", ".model.new", ".model.old"))
+    model = best_model(work)
+    target = model_folder(work)
+    new, old = target + ".new", target + ".old"
     for folder in (new, old):
         shutil.rmtree(folder, ignore_errors=True)
     os.mkdir(new)
     save_safetensors(os.path.join(new, "model.safetensors"), model.tensors())
     tokens = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-    dump(os.path.join(new, "config.json"), {
-        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
-        "bos_token_id": BOS, "eos_token_id": EOS, "head_dim": HEAD, "hidden_act": "silu",
-        "hidden_size": HIDDEN, "initializer_range": 0.02, "intermediate_size": FFN,
-        "max_position_embeddings": CONTEXT, "mlp_bias": False, "model_type": "llama",
-        "num_attention_heads": HEADS, "num_hidden_layers": LAYERS,
-        "num_key_value_heads": KV_HEADS, "pad_token_id": PAD, "pretraining_tp": 1,
-        "rms_norm_eps": EPS, "rope_scaling": None, "rope_theta": THETA,
-        "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
-        "vocab_size": VOCAB})
+    dump(os.path.join(new, "config.json"), model.CONFIG)
     dump(os.path.join(new, "generation_config.json"),
          {**tokens, "do_sample": True, "temperature": 0.8, "top_p": 0.95})
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
@@ -452,9 +547,8 @@ def sample(model, ids, count, temperature=0.8, top_p=0.95):
 
 def stage_report(work):
     torch.manual_seed(SEED)
-    tok = Tokenizer(os.path.join(HERE, "model", "tokenizer.json"))
-    model = Model()
-    model.load_state_dict(torch.load(os.path.join(work, "best.pt")))
+    tok = Tokenizer(os.path.join(model_folder(work), "tokenizer.json"))
+    model = best_model(work)
     for p in model.parameters():
         p.data = p.data.to(torch.bfloat16).float()
     books = json.loads(read(os.path.join(work, "train.json")))
@@ -475,15 +569,21 @@ STAGES = {"text": stage_text, "tokenizer": stage_tokenizer, "train": stage_train
           "export": stage_export, "report": stage_report}
 
 
+OPTIONS = None                                  # of the command line
+
+
 def main():
+    global OPTIONS
     parser = argparse.ArgumentParser(description="Train the example model; see this file's top.")
     parser.add_argument("--work", default=os.path.join(HERE, "work"), help="for what is not kept")
+    parser.add_argument("--family", default="llama", choices=sorted(FAMILIES))
+    parser.add_argument("--share", default=1.0, type=float, help="of the training's steps")
     parser.add_argument("stage", nargs="*", help=", ".join(STAGES))
-    args = parser.parse_args()
+    OPTIONS = parser.parse_args()
     torch.set_num_threads(1)
-    os.makedirs(args.work, exist_ok=True)
-    for name in args.stage or STAGES:
-        STAGES[name](args.work)
+    os.makedirs(OPTIONS.work, exist_ok=True)
+    for name in OPTIONS.stage or STAGES:
+        STAGES[name](OPTIONS.work)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
  * folder.c - the tokenizer of a checkpoint folder: the tokenizer's own file, and the files around it that name special
  * tokens.
  *
- * tokenizer.json says all about encoding; tokenizer.model knows its pieces only, tokens added later stand in
- * added_tokens.json and in tokenizer_config.json. Where both files are there, the scores of tokenizer.model go into the
- * vocabulary.
+ * tokenizer.json says all about encoding; tokenizer.model, or vocab.json with merges.txt, know their pieces only,
+ * tokens added later stand in added_tokens.json and in tokenizer_config.json. Where tokenizer.json and tokenizer.model
+ * are there, the scores of the latter go into the vocabulary.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -125,6 +125,49 @@ static qnt_status add_tokens_around(struct folder *f)
     return QNT_OK;
 }
 
+/* vocab.json and merges.txt; QNT_OK and no tokenizer: they are not both there. */
+static qnt_status read_pair_if_there(struct folder *f, size_t vocab_size)
+{
+    char *vocab = NULL, *merges = NULL;
+    bool prefix = false;
+    qnt_status status;
+    QNT_CHECK(qnti_path_join(f->ctx, f->path, "vocab.json", &vocab));
+    QNT_CHECK(qnti_path_join(f->ctx, f->path, "merges.txt", &merges));
+    QNT_CHECK(qnti_json_bool(f->ctx, file_names[TOKENIZER_CONFIG], f->files[TOKENIZER_CONFIG], "add_prefix_space",
+                             &prefix));
+    if (qnti_path_exists(vocab) && qnti_path_exists(merges))
+        status = qnti_tokenizer_read_pair(f->ctx, vocab, merges, prefix, vocab_size, &f->t);
+cleanup:
+    qnti_free(f->ctx, vocab);
+    qnti_free(f->ctx, merges);
+    return status;
+}
+
+/* The id of the text in `file`'s member `key`, "text" or {"content": "text"}, and that text; -1. */
+static int64_t named_token(const struct folder *f, const json_t *file, const char *key, const char **text)
+{
+    const json_t *value = json_object_get(file, key);
+    if (json_is_object(value))
+        value = json_object_get(value, "content");
+    *text = json_string_value(value);
+    return *text ? qnti_tokenizer_find(f->t, *text, json_string_length(value)) : -1;
+}
+
+/* The pair does not say which of its tokens are special: those that the files around it name. */
+static qnt_status mark_special(struct folder *f)
+{
+    static const char *const keys[] = {"bos_token", "eos_token", "unk_token", "pad_token"};
+    struct qnti_added flags = {.special = true};
+    for (size_t file = TOKENIZER_CONFIG; file <= SPECIAL_TOKENS_MAP; file++)
+        for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+            const char *text;
+            int64_t id = named_token(f, f->files[file], keys[i], &text);
+            if (id >= 0 && !f->t->special[id])
+                QNT_TRY(qnti_tokenizer_add(f->t, (size_t)id, text, strlen(text), 0, false, &flags));
+        }
+    return QNT_OK;
+}
+
 static qnt_status open_tokenizer(struct folder *f)
 {
     size_t vocab_size;
@@ -135,18 +178,12 @@ static qnt_status open_tokenizer(struct folder *f)
     QNT_TRY(read_if_there(f, "tokenizer.model", vocab_size, &f->t));
     if (f->t)
         return add_tokens_around(f);
-    return qnti_fail(f->ctx, QNT_NOT_FOUND, "%s: neither tokenizer.json nor tokenizer.model", f->path);
-}
-
-/* The id of the text in `file`'s member `key`: "text" or {"content": "text"}; -1. */
-static int64_t named_token(const struct folder *f, const json_t *file, const char *key)
-{
-    const json_t *value = json_object_get(file, key);
-    if (json_is_object(value))
-        value = json_object_get(value, "content");
-    if (!json_is_string(value))
-        return -1;
-    return qnti_tokenizer_find(f->t, json_string_value(value), json_string_length(value));
+    QNT_TRY(read_pair_if_there(f, vocab_size));
+    if (!f->t)
+        return qnti_fail(f->ctx, QNT_NOT_FOUND, "%s: neither tokenizer.json nor tokenizer.model, nor vocab.json with "
+                         "merges.txt", f->path);
+    QNT_TRY(add_tokens_around(f));
+    return mark_special(f);
 }
 
 /* A number or the first of a list; -1. */
@@ -177,9 +214,10 @@ static void find_special(struct folder *f)
         {"pad_token", "pad_token_id", &v->pad, false},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
-        int64_t id = named_token(f, f->files[TOKENIZER_CONFIG], wanted[i].token);
+        const char *text;
+        int64_t id = named_token(f, f->files[TOKENIZER_CONFIG], wanted[i].token, &text);
         if (id < 0)
-            id = named_token(f, f->files[SPECIAL_TOKENS_MAP], wanted[i].token);
+            id = named_token(f, f->files[SPECIAL_TOKENS_MAP], wanted[i].token, &text);
         if (id < 0)
             id = numbered_token(f, wanted[i].id);
         if (id < 0)

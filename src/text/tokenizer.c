@@ -12,7 +12,6 @@
 #include "text/utf8.h"
 
 enum {
-    MAX_FILE_BYTES = 1 << 28,
     REMEMBER_FROM_BYTES = 4096 /* shorter texts do not pay for the table of pieces met */
 };
 
@@ -140,7 +139,7 @@ qnt_status qnti_tokenizer_read(qnt_context *ctx, const char *path, size_t vocab_
     qnt_status status;
     char *data = NULL;
     *tokenizer = NULL;
-    QNT_TRY(qnti_read_file(ctx, path, MAX_FILE_BYTES, &data, &bytes));
+    QNT_TRY(qnti_read_file(ctx, path, QNTI_MAX_TOKENIZER_BYTES, &data, &bytes));
     status = model ? qnti_tokenizer_parse_model(ctx, path, data, bytes, vocab_size, tokenizer)
                    : qnti_tokenizer_parse_json(ctx, path, data, bytes, vocab_size, tokenizer);
     qnti_free(ctx, data);

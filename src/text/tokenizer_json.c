@@ -156,14 +156,12 @@ static qnt_status check_around(qnti_tokenizer *t, const struct qnti_buffer *arou
     return QNT_OK;
 }
 
-qnt_status qnti_tokenizer_parse_json(qnt_context *ctx, const char *name, const char *text, size_t bytes,
-                                     size_t vocab_size, qnti_tokenizer **tokenizer)
+qnt_status qnti_tokenizer_from_json(qnt_context *ctx, const char *name, const json_t *root, size_t vocab_size,
+                                    qnti_tokenizer **tokenizer)
 {
     qnti_tokenizer *t = NULL;
-    json_t *root = NULL;
     qnt_status status;
     *tokenizer = NULL;
-    QNT_CHECK(qnti_json_parse(ctx, name, text, bytes, &root));
     QNT_CHECK(qnti_tokenizer_new(ctx, name, vocab_size, &t));
     QNT_CHECK(qnti_tokenizer_read_parts(t, root));
     QNT_CHECK(read_model(t, json_object_get(root, "model")));
@@ -176,7 +174,18 @@ qnt_status qnti_tokenizer_parse_json(qnt_context *ctx, const char *name, const c
     *tokenizer = t;
     t = NULL;
 cleanup:
-    json_decref(root);
     qnti_tokenizer_close(t);
+    return status;
+}
+
+qnt_status qnti_tokenizer_parse_json(qnt_context *ctx, const char *name, const char *text, size_t bytes,
+                                     size_t vocab_size, qnti_tokenizer **tokenizer)
+{
+    qnt_status status;
+    json_t *root;
+    *tokenizer = NULL;
+    QNT_TRY(qnti_json_parse(ctx, name, text, bytes, &root));
+    status = qnti_tokenizer_from_json(ctx, name, root, vocab_size, tokenizer);
+    json_decref(root);
     return status;
 }

@@ -11,6 +11,7 @@
 #include "text/tokenizer.h"
 
 enum { QNTI_MAX_TOKENS = 1 << 22 };    /* more ids than any vocabulary has; keeps a bad id from taking all memory */
+enum { QNTI_MAX_TOKENIZER_BYTES = 1 << 28 };
 
 #define QNTI_SPACE_MARK "\xE2\x96\x81" /* U+2581 */
 enum { QNTI_SPACE_MARK_BYTES = 3 };
@@ -85,6 +86,12 @@ qnt_status qnti_tokenizer_read(qnt_context *ctx, const char *path, size_t vocab_
 /* The same from memory; `name` is for messages. */
 qnt_status qnti_tokenizer_parse_json(qnt_context *ctx, const char *name, const char *text, size_t bytes,
                                      size_t vocab_size, qnti_tokenizer **tokenizer);
+/* The same of a tokenizer.json that is parsed already. */
+qnt_status qnti_tokenizer_from_json(qnt_context *ctx, const char *name, const json_t *root, size_t vocab_size,
+                                    qnti_tokenizer **tokenizer);
+/* Of a vocab.json and a merges.txt; `prefix`: a space stands in front of a text. */
+qnt_status qnti_tokenizer_read_pair(qnt_context *ctx, const char *vocab_path, const char *merges_path, bool prefix,
+                                    size_t vocab_size, qnti_tokenizer **tokenizer);
 qnt_status qnti_tokenizer_parse_model(qnt_context *ctx, const char *name, const char *data, size_t bytes,
                                       size_t vocab_size, qnti_tokenizer **tokenizer);
 
