@@ -10,6 +10,7 @@
     X(gptq)        \
     X(awq)         \
     X(smoothquant) \
+    X(outlier_suppression) \
     X(llm_int8)    \
     X(rotation)    \
     X(spqr)        \
