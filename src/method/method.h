@@ -99,7 +99,10 @@ struct qnti_affine_params {
          "symmetric grid: all levels, or the largest magnitude on a level"},                                           \
         {"include_zero", QNTI_PARAM_BOOL, offsetof(type, member.include_zero), 1, 0, 1, NULL,                          \
          "asymmetric grid: 0 is a level; false: min-max"},                                                             \
-        {"mse", QNTI_PARAM_BOOL, offsetof(type, member.mse), 0, 0, 1, NULL, "search the range with the least error"},  \
+        QNTI_MSE_ROWS(type, member)
+/* The range search among them. */
+#define QNTI_MSE_ROWS(type, member)                                                                                    \
+    {"mse", QNTI_PARAM_BOOL, offsetof(type, member.mse), 0, 0, 1, NULL, "search the range with the least error"},      \
         {"mse_norm", QNTI_PARAM_FLOAT, offsetof(type, member.mse_norm), 2.4, 1e-3, 64, NULL,                           \
          "exponent of the error in the search"},                                                                       \
         {"mse_grid", QNTI_PARAM_INT, offsetof(type, member.mse_grid), 100, 1, 1 << 20, NULL,                           \

@@ -11,6 +11,8 @@
     X(awq)         \
     X(smoothquant) \
     X(outlier_suppression) \
+    X(os_plus) \
+    X(fptq) \
     X(llm_int8)    \
     X(rotation)    \
     X(spqr)        \

@@ -9,11 +9,10 @@
  * most LOSS_TOKENS tokens. The authors' one quantile for all of a model is not
  * offered.
  */
-#include "method/method.h"
+#include "method/token_search.h"
 
 #include <math.h>
 #include <string.h>
-#include "solve/solve.h"
 
 struct os_params {
     struct qnti_affine_params affine;    /* bits, sym, per_tensor */
@@ -50,29 +49,6 @@ static qnt_status os_transform(struct qnti_job *job, const qnt_layer *layers, si
     return QNT_OK;
 }
 
-/* The static quantizer of a layer's inputs while it is searched. */
-struct range_search {
-    struct qnti_job *job;
-    const struct os_params *p;
-    struct qnti_input_rule rule;
-    struct qnti_token_extremes *extremes;
-    struct qnti_step_inputs inputs;
-};
-
-/* The step and the zero that the format gets for a range. */
-static qnt_status step_of(const struct range_search *s, const float range[2], struct qnti_step *step)
-{
-    struct qnti_input_rule rule = s->rule;
-    struct qnti_actquant *act = NULL;
-    qnt_status status;
-    rule.range = range;
-    status = qnti_job_input_quantizer(s->job, &rule, s->inputs.cols, &act);
-    if (status == QNT_OK)
-        qnti_numbers_affine(act->fixed, 0, 0, &step->scale, &step->zero);
-    qnti_actquant_free(s->job->ctx, act);
-    return status;
-}
-
 /* 40.96 tokens of a batch, to two digits: one step of the quantile leaves about so many out. */
 static double usual_step(size_t tokens)
 {
@@ -80,48 +56,9 @@ static double usual_step(size_t tokens)
     return fmin(0.01, rint(step * digits) / digits);
 }
 
-/* The range of the first of the quantiles with the least loss. */
-static qnt_status search_range(const struct range_search *s, size_t tokens, float range[2])
+static int usual_tries(int bits, double step)
 {
-    const struct os_params *p = s->p;
-    double step = p->step > 0 ? p->step : usual_step(tokens), reach = p->act_bits >= 7 ? 0.1 : 0.9, least = INFINITY;
-    float tried[2], before[2] = {NAN, NAN};
-    int tries;
-    reach = p->act_bits == 6 ? 0.3 : reach;
-    tries = p->iterations ? p->iterations : (int)(reach / step);
-    qnti_token_range(s->extremes, 1, range);
-    for (int i = 0; i < tries; i++) {
-        struct qnti_step of_range;
-        double loss;
-        QNT_TRY(qnti_cancelled(s->job->ctx));
-        qnti_token_range(s->extremes, (float)fmax(1 - step * i, 0), tried);
-        if (tried[0] == before[0] && tried[1] == before[1])
-            continue; /* no token lies between the two quantiles */
-        memcpy(before, tried, sizeof tried);
-        QNT_TRY(step_of(s, tried, &of_range));
-        QNT_TRY(qnti_step_loss(s->job->ctx, &s->inputs, of_range, &loss));
-        if (loss < least) {
-            least = loss;
-            memcpy(range, tried, sizeof tried);
-        }
-    }
-    return QNT_OK;
-}
-
-/* The range becomes that of the step and the zero learnt from it. */
-static qnt_status learn_range(const struct range_search *s, float range[2])
-{
-    const struct os_params *p = s->p;
-    const struct qnti_step_rule rule = {.epochs = (size_t)p->epochs, .learning_rate = p->learning_rate,
-                                        .fixed_zero = p->act_sym};
-    struct qnti_step step;
-    float lower;
-    QNT_TRY(step_of(s, range, &step));
-    QNT_TRY(qnti_step_learn(s->job->ctx, &s->inputs, &rule, &step));
-    lower = p->act_sym ? s->inputs.top / 2 : step.zero;
-    range[0] = -lower * step.scale;
-    range[1] = (s->inputs.top - lower) * step.scale;
-    return QNT_OK;
+    return (int)((bits >= 7 ? 0.1 : bits == 6 ? 0.3 : 0.9) / step);
 }
 
 /* Evenly spaced tokens, and batches of what is left of each, for the loss. */
@@ -138,29 +75,34 @@ static void thin(struct qnti_step_inputs *in, float *x, size_t tokens, size_t ba
 static qnt_status os_activations(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     const struct os_params *p = job->params;
-    struct range_search s = {.job = job, .p = p,
-                             .rule = {.bits = (unsigned)p->act_bits, .fixed = true, .asymmetric = !p->act_sym,
-                                      .full = true},
-                             .inputs = {.cols = q->in, .weight = job->weight, .rows = job->rows,
-                                        .top = (float)((1u << p->act_bits) - 1)}};
+    const struct qnti_step_rule learning = {(size_t)p->epochs, p->learning_rate, p->act_sym};
+    struct qnti_token_search s = {.rule = {.bits = (unsigned)p->act_bits, .fixed = true, .asymmetric = !p->act_sym,
+                                           .full = true},
+                                  .inputs = {.cols = q->in, .weight = job->weight, .rows = job->rows,
+                                             .top = (float)((1u << p->act_bits) - 1)}};
+    struct qnti_token_extremes *extremes = NULL;
     size_t tokens, batch = (size_t)p->batch_tokens;
     float *x = NULL, range[2];
+    double step;
     qnt_status status = qnti_job_samples(job, &x, &tokens);
     (void)layer;
     if (status == QNT_NOT_FOUND)
         return qnti_job_quantize_inputs(job, &s.rule, q); /* says what is missing */
     QNT_CHECK(status);
-    QNT_CHECK(qnti_token_extremes_create(job->ctx, job->kernels, x, tokens, q->in, batch, &s.extremes));
+    QNT_CHECK(qnti_token_extremes_create(job->ctx, job->kernels, x, tokens, q->in, batch, &extremes));
+    s.extremes = extremes;
     thin(&s.inputs, x, tokens, batch);
-    qnti_token_range(s.extremes, (float)p->act_quantile, range);
+    step = p->step > 0 ? p->step : usual_step(batch ? qnti_min(batch, tokens) : tokens);
+    qnti_token_range(extremes, (float)p->act_quantile, range);
     if (p->act_quantile == 0)
-        QNT_CHECK(search_range(&s, batch ? qnti_min(batch, tokens) : tokens, range));
+        QNT_CHECK(qnti_search_token_range(job, &s, step, p->iterations ? p->iterations
+                                          : usual_tries(p->act_bits, step), range));
     if (p->fine)
-        QNT_CHECK(learn_range(&s, range));
+        QNT_CHECK(qnti_learn_range(job, &s, &learning, range));
     s.rule.range = range;
     status = qnti_job_quantize_inputs(job, &s.rule, q);
 cleanup:
-    qnti_token_extremes_free(job->ctx, s.extremes);
+    qnti_token_extremes_free(job->ctx, extremes);
     qnti_free(job->ctx, x);
     return status;
 }
