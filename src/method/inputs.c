@@ -107,7 +107,19 @@ static const struct qnti_codebook *const books[] = {NULL, &qnti_fp8_e4m3, &qnti_
 
 bool qnti_inputs_offered(const struct qnti_input_params *p)
 {
-    return (p->bits != 0 && p->bits != 16) || books[p->format];
+    return qnti_act_bits_offered(p->bits) || books[p->format];
+}
+
+bool qnti_act_bits_offered(int bits)
+{
+    return bits != 0 && bits != 16;
+}
+
+qnt_status qnti_act_bits_check(qnt_context *ctx, const char *method, int bits)
+{
+    if (qnti_act_bits_offered(bits) && (bits < 2 || bits > 8))
+        return qnti_fail(ctx, QNT_INVALID, "%s: act_bits=%d; 2 to 8, or 16: not quantized", method, bits);
+    return QNT_OK;
 }
 
 unsigned qnti_inputs_needs(const struct qnti_input_params *p)

@@ -289,6 +289,9 @@ bool qnti_inputs_offered(const struct qnti_input_params *p);
 unsigned qnti_inputs_needs(const struct qnti_input_params *p);
 /* Combinations of them that mean nothing. */
 qnt_status qnti_inputs_check(qnt_context *ctx, const char *method, const struct qnti_input_params *p);
+/* Of methods whose only bits they are: 2 to 8, or 0 and 16, not quantized. */
+bool qnti_act_bits_offered(int bits);
+qnt_status qnti_act_bits_check(qnt_context *ctx, const char *method, int bits);
 /* As the format has it where the recipe does not quantize them; not at all where it does not say. */
 qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q);
 

@@ -85,7 +85,7 @@ static qnt_status quantize_inputs(struct thresholds *t, float threshold)
     for (size_t i = 0; i < t->tokens; i++)
         for (size_t c = 0; c < t->in; c++)
             t->x[i * t->in + c] = x[i * t->in + c] / t->scale[c];
-    if (!qnti_layout_at_run_time(job->layout) && !job->layout->holds_inputs)
+    if (!qnti_act_bits_offered((int)rule.bits) || (!qnti_layout_at_run_time(job->layout) && !job->layout->holds_inputs))
         return QNT_OK;
     rule.range = range;
     status = qnti_job_input_quantizer(job, &rule, t->in, &act);

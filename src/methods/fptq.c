@@ -129,6 +129,18 @@ static qnt_status fptq_weights(struct qnti_job *job, const qnt_layer *layer, qnt
     return qnti_round_to_nearest(job, &grid, q);
 }
 
+static bool fptq_offers(const void *params, enum qnti_stage stage)
+{
+    const struct fptq_params *p = params;
+    return stage != QNTI_STAGE_ACTIVATIONS || qnti_act_bits_offered(p->act_bits);
+}
+
+static qnt_status fptq_check(qnt_context *ctx, const void *params)
+{
+    const struct fptq_params *p = params;
+    return qnti_act_bits_check(ctx, "fptq", p->act_bits);
+}
+
 #define ROW(name, kind, value, least, greatest, words, help) \
     {#name, QNTI_PARAM_##kind, offsetof(struct fptq_params, name), value, least, greatest, words, help}
 
@@ -138,7 +150,7 @@ static const struct qnti_param rows[] = {
      "columns that share a scale; 0: the whole row"},
     {"sym", QNTI_PARAM_BOOL, offsetof(struct fptq_params, affine.sym), 1, 0, 1, NULL, "levels symmetric about 0"},
     QNTI_MSE_ROWS(struct fptq_params, affine),
-    ROW(act_bits, INT, 8, 2, 8, NULL, "bits of activations"),
+    ROW(act_bits, INT, 8, 0, 16, NULL, "bits of activations; 16: not quantized"),
     ROW(act_sym, BOOL, 1, 0, 1, NULL, "levels of activations symmetric about 0"),
     ROW(v0, FLOAT, 15, 1e-6, 1e6, NULL, "static where no input is larger"),
     ROW(v1, FLOAT, 150, 1e-6, 1e6, NULL, "by tokens from there on"),
@@ -153,8 +165,10 @@ const struct qnti_method qnti_method_fptq = {
     .scope = QNTI_SCOPE_SITE,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct fptq_params)},
     .needs = QNTI_NEED_MOMENTS,
+    .check = fptq_check,
     .stages[QNTI_STAGE_TRANSFORM].transform = fptq_transform,
     .stages[QNTI_STAGE_ACTIVATIONS].layer = fptq_activations,
     .stages[QNTI_STAGE_WEIGHTS].layer = fptq_weights,
+    .offers = fptq_offers,
     .grid = fptq_grid,
 };

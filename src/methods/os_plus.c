@@ -106,6 +106,8 @@ static qnt_status os_plus_weights(struct qnti_job *job, const qnt_layer *layer, 
 static bool os_plus_offers(const void *params, enum qnti_stage stage)
 {
     const struct os_plus_params *p = params;
+    if (stage == QNTI_STAGE_ACTIVATIONS)
+        return qnti_act_bits_offered(p->act_bits);
     return stage != QNTI_STAGE_TRANSFORM || p->shift || p->scaling;
 }
 
@@ -113,6 +115,12 @@ static unsigned os_plus_needs(const void *params)
 {
     const struct os_plus_params *p = params;
     return p->scaling || (p->act_granularity == BY_TENSOR && p->act_quantile < 1) ? QNTI_NEED_SAMPLES : 0;
+}
+
+static qnt_status os_plus_check(qnt_context *ctx, const void *params)
+{
+    const struct os_plus_params *p = params;
+    return qnti_act_bits_check(ctx, "os_plus", p->act_bits);
 }
 
 #define ROW(name, kind, value, least, greatest, choices, help) \
@@ -125,7 +133,7 @@ static const struct qnti_param rows[] = {
      "one scale for a weight; overrides group_size"},
     {"group_size", QNTI_PARAM_INT, offsetof(struct os_plus_params, affine.group_size), 0, 0, 1 << 24, NULL,
      "columns that share a scale; 0: the whole row"},
-    ROW(act_bits, INT, 8, 2, 8, NULL, "bits of activations"),
+    ROW(act_bits, INT, 8, 0, 16, NULL, "bits of activations; 16: not quantized"),
     ROW(act_sym, BOOL, 0, 0, 1, NULL, "levels of activations symmetric about 0"),
     ROW(act_granularity, ENUM, 0, 0, 2, "tensor|token|group",
         "activations that share a scale: all, fixed by calibration, or found at run time"),
@@ -146,6 +154,7 @@ const struct qnti_method qnti_method_os_plus = {
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct os_plus_params)},
     .needs = QNTI_NEED_MOMENTS,
     .needs_by = os_plus_needs,
+    .check = os_plus_check,
     .stages[QNTI_STAGE_TRANSFORM].transform = os_plus_transform,
     .stages[QNTI_STAGE_ACTIVATIONS].layer = os_plus_activations,
     .stages[QNTI_STAGE_WEIGHTS].layer = os_plus_weights,

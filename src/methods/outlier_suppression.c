@@ -129,7 +129,15 @@ static qnt_status os_weights(struct qnti_job *job, const qnt_layer *layer, qnt_q
 static bool os_offers(const void *params, enum qnti_stage stage)
 {
     const struct os_params *p = params;
+    if (stage == QNTI_STAGE_ACTIVATIONS)
+        return qnti_act_bits_offered(p->act_bits);
     return stage != QNTI_STAGE_TRANSFORM || p->gamma;
+}
+
+static qnt_status os_check(qnt_context *ctx, const void *params)
+{
+    const struct os_params *p = params;
+    return qnti_act_bits_check(ctx, "outlier_suppression", p->act_bits);
 }
 
 #define ROW(name, kind, value, least, greatest, help) \
@@ -140,7 +148,7 @@ static const struct qnti_param rows[] = {
     {"sym", QNTI_PARAM_BOOL, offsetof(struct os_params, affine.sym), 1, 0, 1, NULL, "levels symmetric about 0"},
     {"per_tensor", QNTI_PARAM_BOOL, offsetof(struct os_params, affine.per_tensor), 0, 0, 1, NULL,
      "one scale for a weight instead of one a row"},
-    ROW(act_bits, INT, 6, 2, 8, "bits of activations, one static scale for the tensor"),
+    ROW(act_bits, INT, 6, 0, 16, "bits of activations, one static scale for the tensor; 16: not quantized"),
     ROW(act_sym, BOOL, 0, 0, 1, "levels of activations symmetric about 0"),
     ROW(gamma, BOOL, 1, 0, 1, "move the weight of the norm before into the weights"),
     ROW(act_quantile, FLOAT, 0, 0, 1, "token quantile of the range; 0: search"),
@@ -159,6 +167,7 @@ const struct qnti_method qnti_method_outlier_suppression = {
     .scope = QNTI_SCOPE_LAYER,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct os_params)},
     .needs = QNTI_NEED_MOMENTS | QNTI_NEED_SAMPLES,
+    .check = os_check,
     .stages[QNTI_STAGE_TRANSFORM].transform = os_transform,
     .blind_transform = true,
     .stages[QNTI_STAGE_ACTIVATIONS].layer = os_activations,
