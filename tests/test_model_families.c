@@ -319,6 +319,7 @@ static void formats(void **state)
         {"gptq", "gptq", "families/out", "bits=8", 0.15},
         {"awq", "awq", "families/out", "group_size=16", 1},
         {"llm_int8", "bnb", "families/out", NULL, 0.15},
+        {"os_plus", "compressed-tensors:w8a8", "families/out", "act_granularity=token", 0.3},
         {"awq,gptq", "gguf:q8_0", "families/out.gguf", NULL, 0.15},
     };
     qnt_context *ctx = new_context();

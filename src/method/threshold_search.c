@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-enum { MOST_THRESHOLDS = 4096, TRIED_BY_LINEARS = 256, TRIED_BEHIND_UNIT = 32 };
+enum { MOST_THRESHOLDS = 4096, TRIED_BY_LINEARS = 256, TRIED_BEHIND_UNIT = 16 };
 static const double WIDEST_STEP = 0.5;
 
 struct thresholds {
