@@ -1,6 +1,6 @@
 /*
- * test_outlier_suppression.c - outlier_suppression, os_plus and fptq by the numbers of their papers' formulas: ranges by
- * token quantiles, learnt steps, norms' weights moved, shifts that biases take, thresholds, strategies by range.
+ * test_outlier_suppression.c - outlier_suppression, os_plus and fptq by the numbers of their papers' formulas: ranges
+ * by token quantiles, learnt steps, norms' weights moved, shifts that biases take, thresholds, strategies by range.
  */
 #include "layer_support.h"
 
@@ -196,7 +196,8 @@ static void behind_norms(void **state)
     (void)state;
     for (size_t i = 0; i < 3 * COUNT(recipes); i++) {
         size_t kind = i % 3; /* plain, with bias, with base */
-        float *w = random_floats(OUT * IN, 21, 0.5f), *n = random_tokens(TOKENS, IN, 23), *bias = random_floats(OUT, 5, 1);
+        float *w = random_floats(OUT * IN, 21, 0.5f), *bias = random_floats(OUT, 5, 1);
+        float *n = random_tokens(TOKENS, IN, 23);
         float *norm = random_floats(IN, 25, 1), *shift = random_floats(IN, 27, 3);
         float x[TOKENS * IN], want[TOKENS * OUT], got[TOKENS * OUT];
         qnt_producer p = {.weight = norm, .bias = kind == 1 ? shift : NULL, .rows = IN, .cols = 1, .base = kind == 2};
@@ -272,7 +273,7 @@ static void negative_scales(void **state)
     qnt_calib_destroy(calib);
 }
 
-/* Channels move to the middle of their range; the bias takes the exact W z, so that a constant channel costs nothing. */
+/* Channels move to the middle of their range; the bias takes the exact W z: a constant channel costs nothing. */
 static void shifts(void **state)
 {
     static const float x[3 * 4] = {-90, 1, 0.2f, 7, -100, -2, 0.4f, 7, -80, 3, -0.5f, 7};
@@ -310,7 +311,7 @@ static void shifts(void **state)
     qnt_qlinear_destroy(q);
 }
 
-/* A unit whose output is that of its layer: the search behind it knows the shift's bias and agrees with the linear's. */
+/* A unit whose output is that of its layer: the search behind it knows the shift's bias, as the linear's does. */
 static qnt_status unit_forward(const struct qnti_unit *unit, const float *x, size_t tokens, size_t sequence,
                                const float *const *weights, float *y)
 {
@@ -324,7 +325,8 @@ static qnt_status unit_forward(const struct qnti_unit *unit, const float *x, siz
 
 static void search_behind_a_unit(void **state)
 {
-    float *w = random_floats(OUT * IN, 41, 0.5f), *x = random_tokens(TOKENS, IN, 43), *bias = random_floats(OUT, 45, 1);
+    float *w = random_floats(OUT * IN, 41, 0.5f), *bias = random_floats(OUT, 45, 1);
+    float *x = random_tokens(TOKENS, IN, 43);
     struct qnti_layer_unit linear = {.weight = w, .bias = bias, .shape = {OUT, IN}};
     struct qnti_unit unit = {.in = IN, .out = OUT, .weight_count = 1, .weights = &linear.shape, .bias_count = 1,
                              .forward = unit_forward, .ctx = ctx, .self = &linear};

@@ -45,6 +45,7 @@ static qnt_status os_plus_transform(struct qnti_job *job, const qnt_layer *layer
     const struct qnti_threshold_rule rule = {rule_of(p), p->search_low, p->search_steps, (size_t)p->search_tokens};
     size_t in = layers[0].weight.cols;
     bool shift = p->shift && qnti_job_takes_shift(job);
+    qnt_status status = QNT_OK;
     if (!job->calib->tokens || (job->producer && job->producer->head))
         return QNT_OK;
     QNT_TRY(qnti_job_takes_scale(job));
@@ -55,7 +56,13 @@ static qnt_status os_plus_transform(struct qnti_job *job, const qnt_layer *layer
         QNT_TRY(QNTI_NEW(job->ctx, in, &t->shift));
     if (shift)
         find_shift(job->calib, t->shift);
-    return p->scaling ? qnti_search_threshold(job, layers, count, &rule, t->shift, t->scale) : QNT_OK;
+    if (p->scaling)
+        status = qnti_search_threshold(job, layers, count, &rule, t->shift, t->scale);
+    if (status != QNT_NOT_FOUND)
+        return status;
+    qnti_log(job->ctx, QNT_LOG_WARNING, "%s: its inputs are not scaled: the calibration has no samples of them",
+             layers[0].name ? layers[0].name : "layer");
+    return QNT_OK;
 }
 
 /* A static range by a token quantile; that of all tokens is known without samples. */
@@ -70,8 +77,11 @@ static qnt_status os_plus_activations(struct qnti_job *job, const qnt_layer *lay
     (void)layer;
     if (rule.fixed && p->act_quantile < 1)
         status = qnti_job_samples(job, &x, &tokens);
-    if (status == QNT_NOT_FOUND)
+    if (status == QNT_NOT_FOUND) {
+        if (rule.fixed && p->act_quantile < 1)
+            QNT_TRY(qnti_qlinear_warn(q, "the range of its inputs is that of all tokens: there are no samples"));
         return qnti_job_quantize_inputs(job, &rule, q);
+    }
     QNT_CHECK(status);
     QNT_CHECK(qnti_token_extremes_create(job->ctx, job->kernels, x, tokens, q->in, 0, &extremes));
     qnti_token_range(extremes, (float)p->act_quantile, range);

@@ -86,8 +86,10 @@ static qnt_status os_activations(struct qnti_job *job, const qnt_layer *layer, q
     double step;
     qnt_status status = qnti_job_samples(job, &x, &tokens);
     (void)layer;
-    if (status == QNT_NOT_FOUND)
-        return qnti_job_quantize_inputs(job, &s.rule, q); /* says what is missing */
+    if (status == QNT_NOT_FOUND) {
+        QNT_TRY(qnti_qlinear_warn(q, "the range of its inputs is that of all tokens: there are no samples"));
+        return qnti_job_quantize_inputs(job, &s.rule, q);
+    }
     QNT_CHECK(status);
     QNT_CHECK(qnti_token_extremes_create(job->ctx, job->kernels, x, tokens, q->in, batch, &extremes));
     s.extremes = extremes;
