@@ -319,7 +319,7 @@ static qnt_status unit_forward(const struct qnti_unit *unit, const float *x, siz
     struct qnti_unit inner;
     if (weights && weights[1])
         linear.bias = weights[1];
-    qnti_unit_of_layer(ctx, &linear, unit->out, unit->in, &inner);
+    qnti_unit_of_layer(unit->ctx, &linear, unit->out, unit->in, &inner);
     return inner.forward(&inner, x, tokens, sequence, weights, y);
 }
 
@@ -354,6 +354,46 @@ static void search_behind_a_unit(void **state)
     qnt_calib_destroy(calib);
     qnt_recipe_destroy(recipe);
     free(w), free(x), free(bias);
+}
+
+/* The same, and what a norm makes, while one allocation after another fails. */
+static qnt_status choose_transforms(qnt_context *c, void *arg)
+{
+    const float *w = arg, *x = w + OUT * IN, *bias = x + TOKENS * IN;
+    struct qnti_layer_unit linear = {.weight = w, .bias = bias, .shape = {OUT, IN}};
+    struct qnti_unit unit = {.in = IN, .out = OUT, .weight_count = 1, .weights = &linear.shape, .bias_count = 1,
+                             .forward = unit_forward, .ctx = c, .self = &linear};
+    struct qnti_transform_choice choice = {.count = 1, .unit = &unit, .samples = x, .sample_count = TOKENS,
+                                           .sequence = TOKENS / 2};
+    static const char *const recipes[] = {"os_plus:search_steps=40", "outlier_suppression"};
+    qnt_status status = QNT_OK;
+    for (size_t i = 0; status == QNT_OK && i < COUNT(recipes); i++) {
+        qnt_layer layer = {.weight = qnt_matrix_f32(w, OUT, IN), .bias = bias, .norm_weight = bias};
+        struct qnti_transform t = {0};
+        qnt_recipe *recipe = NULL;
+        qnt_calib *calib = NULL;
+        choice.layers = &layer;
+        status = qnt_recipe_parse(c, recipes[i], &recipe);
+        if (status == QNT_OK)
+            status = qnt_calib_create(c, recipe, IN, &calib);
+        if (status == QNT_OK)
+            status = qnt_calib_add(calib, qnt_matrix_f32(x, TOKENS, IN));
+        layer.calib = calib;
+        if (status == QNT_OK)
+            status = qnti_choose_transform(c, recipe, &choice, &t);
+        qnti_transform_free(c, &t);
+        qnt_calib_destroy(calib);
+        qnt_recipe_destroy(recipe);
+    }
+    return status;
+}
+
+static void memory_runs_out(void **state)
+{
+    float *numbers = random_floats(OUT * IN + TOKENS * IN + OUT, 61, 1);
+    (void)state;
+    each_allocation_fails(choose_transforms, numbers);
+    free(numbers);
 }
 
 static void logarithmic_scales(void **state)
@@ -426,6 +466,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(negative_scales, setup, teardown),
         cmocka_unit_test_setup_teardown(shifts, setup, teardown),
         cmocka_unit_test_setup_teardown(search_behind_a_unit, setup, teardown),
+        cmocka_unit_test(memory_runs_out),
         cmocka_unit_test_setup_teardown(logarithmic_scales, setup, teardown),
         cmocka_unit_test_setup_teardown(strategies, setup, teardown),
     };
