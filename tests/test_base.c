@@ -491,6 +491,10 @@ static void test_each_allocation(void **state)
         {"hqq:axis=0,group_size=8,per_group_stop=true,scale_update=true", NULL},
         {"bnb4:block_size=32,double_quant=true,requantize=true", "bnb"},
         {"llm_int8", "bnb"},
+        {"outlier_suppression:epochs=1,iterations=3,batch_tokens=7", NULL},
+        {"os_plus:search_steps=2,act_quantile=0.9", NULL},
+        {"os_plus:search_steps=2,act_granularity=group,act_group_size=8,gptq:bits=4", NULL},
+        {"fptq:strategy=lae,mse=true,mse_grid=4", NULL},
     };
     qnt_context *ctx = context_of(1);
     float *w = random_floats(6 * 256, 1, 1);

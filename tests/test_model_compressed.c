@@ -25,6 +25,10 @@ static const struct {
     {"compressed-tensors:nvfp4", "rtn", "nvfp4-pack-quantized", "bfloat16", true},
     {"compressed-tensors:mxfp4a16", "rtn", "mxfp4-pack-quantized", "bfloat16", false},
     {"compressed-tensors:mxfp4", "rtn", "mxfp4-pack-quantized", "bfloat16", true},
+    {"compressed-tensors", "os_plus", "int-quantized", NULL, true},
+    {"compressed-tensors", "os_plus:act_granularity=group,act_group_size=32,bits=6", "int-quantized", NULL, true},
+    {"compressed-tensors:w8a8", "outlier_suppression:act_bits=8", "int-quantized", NULL, true},
+    {"compressed-tensors", "fptq:group_size=32,strategy=dynamic", "int-quantized", NULL, true},
 };
 
 /* Rounded to nearest, with calibration for inputs of static scales. */

@@ -227,6 +227,11 @@ static void ggufs(void **state)
 
 static const char *const fine[] = {"bits=8", "group_size=16"};
 static const char *const smooth[] = {"bits=8", "smooth_linears=true", "act_bits=16"};
+/* Twelve bits and inputs as they are: what is left is the transform, which changes nothing. */
+static const char *const twelve[] = {"rtn.bits=12", "group_size=16", "act_bits=16"};
+static const char *const shifted[] = {"rtn.bits=12", "group_size=16", "act_bits=16", "search_low=0.1",
+                                      "search_tokens=32"};
+static const char *const equalized[] = {"rtn.bits=12", "group_size=16", "act_bits=16", "strategy=lae"};
 
 /* Eight bits in small groups lose little; a transform that is folded wrongly loses all. */
 static const struct {
@@ -238,6 +243,9 @@ static const struct {
     {{.method = "awq,gptq", .settings = fine, .setting_count = 2}, 0.15},
     {{.method = "smoothquant", .settings = smooth, .setting_count = 3}, 0.3},
     {{.method = "squeezellm", .settings = (const char *const[]){"bits=8"}, .setting_count = 1}, 0.3},
+    {{.method = "outlier_suppression,rtn", .settings = twelve, .setting_count = 3}, 0.006},
+    {{.method = "os_plus,rtn", .settings = shifted, .setting_count = 5}, 0.006},
+    {{.method = "fptq,rtn", .settings = equalized, .setting_count = 4}, 0.006},
 };
 
 static void recipes(void **state)
@@ -261,6 +269,46 @@ static void recipes(void **state)
     qnt_context_destroy(ctx);
 }
 
+/* Shifts go into norms and linears that have biases; others are scaled alone. */
+static void shifts(void **state)
+{
+    static const char *const names[] = {"opt", "gpt2", "opt-plain", "llama"};
+    qnt_context *ctx = new_context();
+    (void)state;
+    skip_without_models();
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const qnt_quantize_options options = {.method = "os_plus,rtn", .settings = shifted, .setting_count = 5,
+                                              .format = "native", .output = "families/out", .samples = 4,
+                                              .seqlen = 20, .calibration = "families/calibration.npy"};
+        struct qnti_block before = {0}, after = {0};
+        struct qnti_checkpoint *was, *is;
+        float *a, *b;
+        bool scaled = false, shifted_too = false;
+        char path[256];
+        assert_int_equal(quantize(ctx, names[i], &options, NULL), QNT_OK);
+        path_of(names[i], path);
+        assert_int_equal(qnti_checkpoint_open(ctx, path, &was), QNT_OK);
+        assert_int_equal(qnti_checkpoint_open(ctx, "families/out", &is), QNT_OK);
+        assert_int_equal(qnti_block_load(was, 1, &before), QNT_OK);
+        assert_int_equal(qnti_block_load(is, 1, &after), QNT_OK);
+        a = before.bias[QNTI_ATTN_NORM];
+        b = after.bias[QNTI_ATTN_NORM];
+        for (size_t c = 0; c < was->config.hidden; c++) {
+            float s = before.weight[QNTI_ATTN_NORM][c] / after.weight[QNTI_ATTN_NORM][c];
+            scaled |= fabsf(s - 1) > 0.01f;
+            shifted_too |= a && fabsf(a[c] - s * b[c]) > 0.01f;
+        }
+        assert_true(scaled);
+        assert_int_equal(shifted_too, i < 2);
+        qnti_block_free(&before);
+        qnti_block_free(&after);
+        qnti_checkpoint_close(was);
+        qnti_checkpoint_close(is);
+        remove_output();
+    }
+    qnt_context_destroy(ctx);
+}
+
 /* Each folder format and a GGUF of blocks: written, and read as the model. */
 static void formats(void **state)
 {
@@ -271,6 +319,7 @@ static void formats(void **state)
         {"gptq", "gptq", "families/out", "bits=8", 0.15},
         {"awq", "awq", "families/out", "group_size=16", 1},
         {"llm_int8", "bnb", "families/out", NULL, 0.15},
+        {"os_plus", "compressed-tensors:w8a8", "families/out", "act_granularity=token", 0.3},
         {"awq,gptq", "gguf:q8_0", "families/out.gguf", NULL, 0.15},
     };
     qnt_context *ctx = new_context();
@@ -469,6 +518,7 @@ int main(void)
         cmocka_unit_test(folders),
         cmocka_unit_test(ggufs),
         cmocka_unit_test(recipes),
+        cmocka_unit_test(shifts),
         cmocka_unit_test(formats),
         cmocka_unit_test(float_linears),
         cmocka_unit_test(rotations),

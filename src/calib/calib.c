@@ -120,7 +120,7 @@ static qnt_status add_finite(struct qnt_calib *c, const float *x, const float *d
         QNT_TRY(qnti_gram_add(c->ctx, c->hessian, x, x, tokens));
     if (c->cross)
         QNT_TRY(qnti_gram_add(c->ctx, c->cross, difference, x, tokens));
-    if (c->needs & (QNTI_NEED_SAMPLES | QNTI_NEED_REPLAY) && !c->replay)
+    if (c->needs & QNTI_NEED_SAMPLES || (c->needs & QNTI_NEED_REPLAY && !c->replay))
         QNT_TRY(add_samples(c, x, tokens));
     c->tokens += tokens;
     return QNT_OK;
@@ -273,10 +273,11 @@ qnt_status qnti_calib_rescale(struct qnt_calib *c, const float *scale)
     for (size_t i = 0; i < c->in; i++) {
         struct qnti_channel_moments *m = &c->moments[i];
         double s = (double)scale[i];
-        m->least /= scale[i];
-        m->greatest /= scale[i];
+        float a = m->least / scale[i], b = m->greatest / scale[i]; /* the other way round where the scale is below 0 */
+        m->least = fminf(a, b);
+        m->greatest = fmaxf(a, b);
         m->sum /= s;
-        m->sum_abs /= s;
+        m->sum_abs /= fabs(s);
         m->sum_square /= s * s;
         if (c->importance)
             c->importance[i] /= scale[i] * scale[i];

@@ -39,4 +39,13 @@ void qnti_actquant_free(qnt_context *ctx, struct qnti_actquant *act);
 qnt_status qnti_actquant_apply(qnt_context *ctx, const struct qnti_actquant *act, const float *x, size_t tokens,
                                size_t cols, size_t stride, float *y, uint8_t *kept);
 
+/* --- token_range.c: a static range by token quantiles --- */
+struct qnti_token_extremes;
+/* Of x [tokens][cols], tokens above 0, in batches of so many consecutive tokens; 0: one batch. */
+qnt_status qnti_token_extremes_create(qnt_context *ctx, const struct qnti_kernels *kernels, const float *x,
+                                      size_t tokens, size_t cols, size_t batch, struct qnti_token_extremes **extremes);
+void qnti_token_extremes_free(qnt_context *ctx, struct qnti_token_extremes *extremes);
+/* The range, lower end first, that keeps the share p (0 .. 1) of the tokens whole; 1: the range of all. */
+void qnti_token_range(const struct qnti_token_extremes *extremes, float p, float range[2]);
+
 #endif

@@ -14,8 +14,9 @@ static void range_of_inputs(const struct qnti_job *job, float range[2])
     for (size_t c = 0; c < job->calib->in; c++) {
         const struct qnti_channel_moments *m = &job->calib->moments[c];
         float z = t && t->shift ? t->shift[c] : 0, s = t && t->scale ? t->scale[c] : 1;
-        range[0] = fminf(range[0], (m->least - z) / s);
-        range[1] = fmaxf(range[1], (m->greatest - z) / s);
+        float a = (m->least - z) / s, b = (m->greatest - z) / s; /* the other way round where s < 0 */
+        range[0] = fminf(range[0], fminf(a, b));
+        range[1] = fmaxf(range[1], fmaxf(a, b));
     }
 }
 
@@ -30,11 +31,12 @@ static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti
     if (rule->book)
         return grid;
     if (rule->asymmetric) {
-        grid.include_zero = rule->group == 0;
+        grid.include_zero = rule->group == 0 || rule->zero_in_groups;
         grid.wide_zero = true;
         return grid;
     }
-    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
+    grid.sym = grid.constant_offset = grid.signed_codes = true;
+    grid.absmax = !rule->full;
     grid.offset = (float)(1u << (rule->bits - 1));
     return grid;
 }
@@ -50,26 +52,38 @@ static qnt_status find_range(const struct qnti_job *job, const qnt_qlinear *q, c
     return QNT_OK;
 }
 
-static qnt_status quantize_inputs(struct qnti_job *job, const struct qnti_grid *grid, bool fixed, float clip,
-                                  qnt_qlinear *q)
+/* Fixed by the range, NULL: dynamic. */
+static qnt_status make_quantizer(const struct qnti_job *job, const struct qnti_grid *grid, const float *range,
+                                 float clip, size_t in, struct qnti_actquant **act)
 {
-    float range[2];
-    QNT_TRY(qnti_actquant_create(job->ctx, grid, q->in, fixed, &q->act));
-    q->act->clip = clip;
-    if (!fixed)
+    float kept[2];
+    QNT_TRY(qnti_actquant_create(job->ctx, grid, in, range != NULL, act));
+    (*act)->clip = clip;
+    if (!range)
         return QNT_OK;
-    QNT_TRY(find_range(job, q, "a fixed scale", range));
     for (size_t i = 0; i < 2; i++)
-        range[i] *= clip > 0 ? clip : 1;
-    grid->kind->fit(&q->act->grid, &(struct qnti_band){.x = range, .rows = 1, .cols = 2, .stride = 2}, q->act->fixed, 0,
+        kept[i] = range[i] * (clip > 0 ? clip : 1);
+    grid->kind->fit(&(*act)->grid, &(struct qnti_band){.x = kept, .rows = 1, .cols = 2, .stride = 2}, (*act)->fixed, 0,
                     0, NULL, 0);
     return QNT_OK;
 }
 
-qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q)
+qnt_status qnti_job_input_quantizer(struct qnti_job *job, const struct qnti_input_rule *rule, size_t in,
+                                    struct qnti_actquant **act)
 {
     struct qnti_grid grid = input_grid(job, rule);
-    return quantize_inputs(job, &grid, rule->fixed, rule->clip, q);
+    return make_quantizer(job, &grid, rule->fixed ? rule->range : NULL, rule->clip, in, act);
+}
+
+qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q)
+{
+    struct qnti_input_rule with_range = *rule;
+    float range[2];
+    if (rule->fixed && !rule->range) {
+        QNT_TRY(find_range(job, q, "a fixed scale", range));
+        with_range.range = range;
+    }
+    return qnti_job_input_quantizer(job, &with_range, q->in, &q->act);
 }
 
 qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q)
@@ -84,14 +98,28 @@ qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q)
         QNT_TRY(find_range(job, q, "a global scale", range));
         qnti_global_scale(job->kernels, fmaxf(-range[0], range[1]), &scales, &grid);
     }
-    return quantize_inputs(job, &grid, layout->fixed_inputs, 0, q);
+    if (layout->fixed_inputs)
+        QNT_TRY(find_range(job, q, "a fixed scale", range));
+    return make_quantizer(job, &grid, layout->fixed_inputs ? range : NULL, 0, q->in, &q->act);
 }
 
 static const struct qnti_codebook *const books[] = {NULL, &qnti_fp8_e4m3, &qnti_fp4_e2m1};
 
 bool qnti_inputs_offered(const struct qnti_input_params *p)
 {
-    return (p->bits != 0 && p->bits != 16) || books[p->format];
+    return qnti_act_bits_offered(p->bits) || books[p->format];
+}
+
+bool qnti_act_bits_offered(int bits)
+{
+    return bits != 0 && bits != 16;
+}
+
+qnt_status qnti_act_bits_check(qnt_context *ctx, const char *method, int bits)
+{
+    if (qnti_act_bits_offered(bits) && (bits < 2 || bits > 8))
+        return qnti_fail(ctx, QNT_INVALID, "%s: act_bits=%d; 2 to 8, or 16: not quantized", method, bits);
+    return QNT_OK;
 }
 
 unsigned qnti_inputs_needs(const struct qnti_input_params *p)

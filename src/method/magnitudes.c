@@ -13,6 +13,12 @@ qnt_status qnti_job_takes_scale(const struct qnti_job *job)
     return QNT_OK;
 }
 
+bool qnti_job_takes_shift(const struct qnti_job *job)
+{
+    const qnt_producer *p = job->producer;
+    return !p || (p->bias && !(p->refuses & QNT_REFUSES_SHIFT));
+}
+
 qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x)
 {
     const uint32_t *map = job->producer ? job->producer->map : NULL;

@@ -48,6 +48,7 @@ struct qnti_method {
     /* Parameters that exclude each other; may be NULL. */
     qnt_status (*check)(qnt_context *ctx, const void *params);
     struct qnti_stage_functions stages[QNTI_STAGES];
+    bool blind_transform;        /* the transform stage looks at no inputs: what the method needs is for the others */
     /* A stage that these parameters switch off is not offered; NULL: all of them are always on. */
     bool (*offers)(const void *params, enum qnti_stage stage);
     /* Damping of the error feedback by which the weights stage rounds; NULL, or of NULL: it rounds otherwise. */
@@ -98,7 +99,10 @@ struct qnti_affine_params {
          "symmetric grid: all levels, or the largest magnitude on a level"},                                           \
         {"include_zero", QNTI_PARAM_BOOL, offsetof(type, member.include_zero), 1, 0, 1, NULL,                          \
          "asymmetric grid: 0 is a level; false: min-max"},                                                             \
-        {"mse", QNTI_PARAM_BOOL, offsetof(type, member.mse), 0, 0, 1, NULL, "search the range with the least error"},  \
+        QNTI_MSE_ROWS(type, member)
+/* The range search among them. */
+#define QNTI_MSE_ROWS(type, member)                                                                                    \
+    {"mse", QNTI_PARAM_BOOL, offsetof(type, member.mse), 0, 0, 1, NULL, "search the range with the least error"},      \
         {"mse_norm", QNTI_PARAM_FLOAT, offsetof(type, member.mse_norm), 2.4, 1e-3, 64, NULL,                           \
          "exponent of the error in the search"},                                                                       \
         {"mse_grid", QNTI_PARAM_INT, offsetof(type, member.mse_grid), 100, 1, 1 << 20, NULL,                           \
@@ -250,8 +254,8 @@ void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer);
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer);
 
 /*
- * Some of the site's inputs behind the job's transform, [tokens][in], to be freed; in a transform stage of a model whole
- * sequences. QNT_NOT_FOUND: there are none.
+ * Some of the site's inputs behind the job's transform, [tokens][in], to be freed; in a transform stage of a model
+ * whole sequences. QNT_NOT_FOUND: there are none.
  */
 qnt_status qnti_job_samples(struct qnti_job *job, float **x, size_t *tokens);
 /*
@@ -268,17 +272,26 @@ struct qnti_input_rule {
     const struct qnti_codebook *book;   /* small floats in place of integers; NULL: integers */
     bool per_token;              /* a scale for each token, else for the tensor */
     bool fixed;                  /* the tensor's by calibration */
-    bool asymmetric;             /* with a zero; 0 is a level but in groups */
+    bool asymmetric;             /* with a zero; 0 is a level but in groups, */
+    bool zero_in_groups;         /* and there too */
+    bool full;                   /* symmetric: the range ends half a step beyond the levels, else on the last one */
     size_t group;                /* channels of a token that share a scale; 0: all */
     float clip;                  /* the range is multiplied by it; 0: 1 */
+    const float *range;          /* [2] fixed: the range; NULL: that of all inputs */
 };
 qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q);
+/* Such a quantizer by itself, of inputs of so many channels, for searches; a fixed one has a range. */
+qnt_status qnti_job_input_quantizer(struct qnti_job *job, const struct qnti_input_rule *rule, size_t in,
+                                    struct qnti_actquant **act);
 /* The same by parameters, for methods that quantize inputs in any of these ways (QNTI_INPUT_ROWS). */
 qnt_status qnti_job_inputs(struct qnti_job *job, const struct qnti_input_params *p, qnt_qlinear *q);
 bool qnti_inputs_offered(const struct qnti_input_params *p);
 unsigned qnti_inputs_needs(const struct qnti_input_params *p);
 /* Combinations of them that mean nothing. */
 qnt_status qnti_inputs_check(qnt_context *ctx, const char *method, const struct qnti_input_params *p);
+/* Of methods whose only bits they are: 2 to 8, or 0 and 16, not quantized. */
+bool qnti_act_bits_offered(int bits);
+qnt_status qnti_act_bits_check(qnt_context *ctx, const char *method, int bits);
 /* As the format has it where the recipe does not quantize them; not at all where it does not say. */
 qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q);
 
@@ -286,6 +299,8 @@ qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q);
 
 /* QNT_UNSUPPORTED: the producer cannot absorb a scale. */
 qnt_status qnti_job_takes_scale(const struct qnti_job *job);
+/* Whether producer and consumers have what a shift goes into. */
+bool qnti_job_takes_shift(const struct qnti_job *job);
 /* Gives channels that one channel of the producer feeds (v to o under grouped-query attention) one value. */
 enum qnti_tie { QNTI_TIE_MEAN, QNTI_TIE_MOST };
 qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x);
@@ -308,5 +323,16 @@ qnt_status qnti_search_create(struct qnti_job *job, const qnt_layer *layers, siz
 void qnti_search_free(struct qnti_search *search);
 /* Loss with the weights' columns times scale [in] rounded and divided by it again. */
 qnt_status qnti_search_loss(struct qnti_search *search, const float *scale, double *loss);
+/*
+ * The same where inputs are quantized too, on at most about `most` of the samples, less shift [in] (NULL: 0): behind
+ * the job's unit, else of the layers' own outputs on evenly spaced rows. QNT_NOT_FOUND: there are no samples.
+ */
+qnt_status qnti_search_create_quantized(struct qnti_job *job, const qnt_layer *layers, size_t count, size_t most,
+                                        const float *shift, struct qnti_search **search);
+/* Its inputs, [tokens][in], the shift behind them. */
+const float *qnti_search_inputs(const struct qnti_search *search, size_t *tokens);
+bool qnti_search_behind_unit(const struct qnti_search *search);
+/* Loss of x [tokens][in], those inputs over scale and quantized, on the weights' columns times scale, rounded. */
+qnt_status qnti_search_quantized_loss(struct qnti_search *search, const float *scale, const float *x, double *loss);
 
 #endif

@@ -149,11 +149,36 @@ static qnt_status run_stage(const struct site *site, const qnt_recipe *recipe, c
     return QNT_OK;
 }
 
+/* What a shift takes from the outputs of the layers comes back in their biases: b + W z, W as it is. */
+static qnt_status shift_biases(const struct site *site, const struct qnti_transform *t)
+{
+    qnt_context *ctx = site->job->ctx;
+    size_t in = site->layers[0].weight.cols;
+    float *row;
+    qnt_status status = QNT_OK;
+    if (!t->shift)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(ctx, in, &row));
+    for (size_t i = 0; i < site->count; i++) {
+        qnt_qlinear *q = site->q[i];
+        if (!q->bias)
+            QNT_CHECK(QNTI_NEW(ctx, q->out, &q->bias));
+        for (size_t r = 0; r < q->out; r++) {
+            QNT_CHECK(qnti_matrix_rows(ctx, site->layers[i].weight, r, 1, row));
+            q->bias[r] += (float)qnti_transform_bias(t, in, row);
+        }
+    }
+cleanup:
+    qnti_free(ctx, row);
+    return status;
+}
+
 /* Without a producer the transform stays in every layer, and all goes on in its coordinates. */
 static qnt_status keep_transform(const struct site *site, const struct qnti_transform *t)
 {
     for (size_t i = 0; i < site->count; i++)
         QNT_TRY(qnti_transform_copy(site->job->ctx, t, site->q[i]->in, &site->q[i]->transform));
+    QNT_TRY(shift_biases(site, t));
     return qnti_job_transform(site->job, t);
 }
 
@@ -181,6 +206,7 @@ static qnt_status run_transform(const struct site *site, const struct qnti_recip
         return keep_transform(site, t);
     QNT_TRY(qnti_fold_check(job->ctx, job->producer, t, width));
     QNT_TRY(qnti_fold(job->ctx, job->producer, t, width));
+    QNT_TRY(shift_biases(site, t));
     return qnti_job_transform(job, t);
 }
 

@@ -479,7 +479,10 @@ static unsigned needs_of(const struct qnti_recipe_step *step)
 
 unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe)
 {
-    return qnti_recipe_transforms(recipe) ? needs_of(&recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]]) : 0;
+    const struct qnti_recipe_step *step = NULL;
+    if (qnti_recipe_transforms(recipe))
+        step = &recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]];
+    return step && !step->method->blind_transform ? needs_of(step) : 0;
 }
 
 unsigned qnti_recipe_weights_needs(const qnt_recipe *recipe)

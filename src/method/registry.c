@@ -10,6 +10,9 @@
     X(gptq)        \
     X(awq)         \
     X(smoothquant) \
+    X(outlier_suppression) \
+    X(os_plus) \
+    X(fptq) \
     X(llm_int8)    \
     X(rotation)    \
     X(spqr)        \

@@ -1,5 +1,5 @@
 /*
- * search.c - what it costs to scale a site's input, on the grid that the weights will get.
+ * search.c - what it costs to transform a site's input, on the grid that the weights will get.
  *
  * With W' = W diag(s) rounded to Q, the weight that the input meets is Q / s.
  * Its cost is the sum of D H D^T over rows, D = Q / s - W and H the Hessian of
@@ -10,6 +10,10 @@
  * D_j^2 / U_jj^2, U^T U = H^-1. Or the cost is the mean square change of what
  * the job's unit gives on sample inputs (AWQ's own objective), for the price of
  * a forward pass.
+ *
+ * Where inputs are quantized too (Outlier Suppression+) it is that of X~ Q^T on
+ * sample inputs X' behind a shift, X~ = X' / s quantized: against X' W^T, or
+ * behind the unit, whose biases then hold what the shift takes, W shift.
  */
 #include "method/recipe.h"
 
@@ -29,6 +33,8 @@ struct searched {
     float *tried;                /* [rows][in] W s, then Q / s */
     float *power;                /* [rows] mean square of W s */
     struct qnti_numbers *q;
+    float *wanted, *got;         /* [tokens][rows] outputs, of quantized inputs without a unit */
+    float *bias;                 /* [rows] with what a shift takes, behind a unit; or NULL */
 };
 
 struct qnti_search {
@@ -39,8 +45,11 @@ struct qnti_search {
     float *importance;           /* [in] of the scaled inputs, or NULL */
     bool behind_unit;
     float *left;                 /* [in] 1 / U_jj^2 */
-    float *reference, *output;   /* [samples][unit->out] */
-    const float **exchanged;     /* [count] */
+    const float *samples;        /* [tokens][in] inputs of the unit, in sequences of `sequence` */
+    size_t tokens, sequence;
+    float *inputs;               /* [tokens][in] samples less a shift: inputs are quantized; or NULL */
+    float *reference, *output;   /* [tokens][unit->out] */
+    const float **exchanged;     /* [2 count] */
 };
 
 void qnti_search_free(struct qnti_search *s)
@@ -55,10 +64,14 @@ void qnti_search_free(struct qnti_search *s)
         qnti_free(ctx, l->tried);
         qnti_free(ctx, l->power);
         qnti_numbers_free(ctx, l->q);
+        qnti_free(ctx, l->wanted);
+        qnti_free(ctx, l->got);
+        qnti_free(ctx, l->bias);
     }
     qnti_free(ctx, s->layers);
     qnti_free(ctx, s->importance);
     qnti_free(ctx, s->left);
+    qnti_free(ctx, s->inputs);
     qnti_free(ctx, s->reference);
     qnti_free(ctx, s->output);
     qnti_free(ctx, (void *)s->exchanged);
@@ -81,11 +94,11 @@ static qnt_status load_rows(struct qnti_search *s, const qnt_layer *layer, struc
 static qnt_status load_unit(struct qnti_search *s)
 {
     const struct qnti_job *job = s->job;
-    size_t n = job->sample_count * job->unit->out;
+    size_t n = s->tokens * job->unit->out;
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n, &s->reference));
     QNT_TRY(QNTI_NEW_RAW(job->ctx, n, &s->output));
-    QNT_TRY(QNTI_NEW(job->ctx, job->unit->weight_count, &s->exchanged));
-    return job->unit->forward(job->unit, job->samples, job->sample_count, job->sequence, NULL, s->reference);
+    QNT_TRY(QNTI_NEW(job->ctx, 2 * job->unit->weight_count, &s->exchanged));
+    return job->unit->forward(job->unit, s->samples, s->tokens, s->sequence, NULL, s->reference);
 }
 
 static qnt_status load_left(struct qnti_search *s, struct qnti_damping damping)
@@ -110,29 +123,126 @@ static qnt_status load_linear(struct qnti_search *s)
     return status == QNT_SINGULAR ? qnti_job_hessian(s->job) : status; /* the weights stage will round to nearest too */
 }
 
-qnt_status qnti_search_create(struct qnti_job *job, const qnt_layer *layers, size_t count, bool linear,
-                              struct qnti_search **out)
+/* All but what the loss is taken on. The search is to be freed also where this fails. */
+static qnt_status open_search(struct qnti_job *job, const qnt_layer *layers, size_t count, bool linear,
+                              struct qnti_search **search)
 {
     struct qnti_search *s;
-    qnt_status status;
-    QNT_TRY(QNTI_NEW(job->ctx, 1, &s));
+    QNT_TRY(QNTI_NEW(job->ctx, 1, search));
+    s = *search;
     s->job = job;
     s->count = count;
     s->in = layers[0].weight.cols;
     s->behind_unit = !linear && job->unit && job->sample_count && job->unit->weight_count == count;
-    QNT_CHECK(qnti_job_weights_grid(job, &s->grid));
-    QNT_CHECK(QNTI_NEW(job->ctx, count, &s->layers));
+    s->samples = job->samples;
+    s->tokens = job->sample_count;
+    s->sequence = job->sequence;
+    QNT_TRY(qnti_job_weights_grid(job, &s->grid));
+    QNT_TRY(QNTI_NEW(job->ctx, count, &s->layers));
     for (size_t i = 0; i < count; i++)
-        QNT_CHECK(load_rows(s, &layers[i], &s->layers[i]));
-    if (qnti_job_grid_importance(job))
-        QNT_CHECK(QNTI_NEW_RAW(job->ctx, s->in, &s->importance));
+        QNT_TRY(load_rows(s, &layers[i], &s->layers[i]));
+    return qnti_job_grid_importance(job) ? QNTI_NEW_RAW(job->ctx, s->in, &s->importance) : QNT_OK;
+}
+
+qnt_status qnti_search_create(struct qnti_job *job, const qnt_layer *layers, size_t count, bool linear,
+                              struct qnti_search **out)
+{
+    struct qnti_search *s = NULL;
+    qnt_status status;
+    QNT_CHECK(open_search(job, layers, count, linear, &s));
     QNT_CHECK(s->behind_unit ? load_unit(s) : load_linear(s));
     *out = s;
-    return QNT_OK;
+    s = NULL;
 cleanup:
     qnti_search_free(s);
     return status;
 }
+
+/* --- quantized inputs --- */
+
+/* Evenly spaced beginnings of sequences of x [tokens][in], moved together: `run` tokens each, about `most` in all. */
+static size_t thin_tokens(float *x, size_t tokens, size_t in, size_t sequence, size_t run, size_t most)
+{
+    size_t have = tokens / sequence, runs = qnti_min(qnti_max(most / run, 1), have);
+    for (size_t r = 0; r < runs; r++)
+        memmove(x + r * run * in, x + r * have / runs * sequence * in, run * in * sizeof *x);
+    return runs * run;
+}
+
+static qnt_status load_inputs(struct qnti_search *s, size_t most)
+{
+    size_t sequence = s->behind_unit ? s->job->sequence : 1;
+    QNT_TRY(qnti_job_samples(s->job, &s->inputs, &s->tokens));
+    s->sequence = qnti_min(sequence, most);
+    s->tokens = thin_tokens(s->inputs, s->tokens, s->in, sequence, s->sequence, most);
+    s->samples = s->inputs;
+    return QNT_OK;
+}
+
+static qnt_status load_bias(struct qnti_search *s, const struct qnti_transform *shift, const qnt_layer *layer,
+                            struct searched *l)
+{
+    QNT_TRY(QNTI_NEW_RAW(s->job->ctx, l->rows, &l->bias));
+    for (size_t r = 0; r < l->rows; r++) {
+        l->bias[r] = layer->bias ? layer->bias[r] : 0;
+        l->bias[r] += (float)qnti_transform_bias(shift, s->in, l->weight + r * s->in);
+    }
+    return QNT_OK;
+}
+
+/* y [tokens][rows] = x [tokens][in] w^T. */
+static qnt_status outputs(const struct qnti_search *s, const struct searched *l, const float *x, const float *w,
+                          float *y)
+{
+    return qnti_gemm_parallel(s->job->ctx, &(struct qnti_gemm){
+        .m = s->tokens, .n = l->rows, .k = s->in, .a = x, .lda = s->in, .b = w, .ldb = s->in, .transpose_b = true,
+        .c = y, .ldc = l->rows, .alpha = 1});
+}
+
+static qnt_status load_wanted(struct qnti_search *s, struct searched *l)
+{
+    QNT_TRY(QNTI_NEW_RAW(s->job->ctx, s->tokens * l->rows, &l->wanted));
+    QNT_TRY(QNTI_NEW_RAW(s->job->ctx, s->tokens * l->rows, &l->got));
+    return outputs(s, l, s->inputs, l->weight, l->wanted);
+}
+
+qnt_status qnti_search_create_quantized(struct qnti_job *job, const qnt_layer *layers, size_t count, size_t most,
+                                        const float *shift, struct qnti_search **out)
+{
+    struct qnti_transform t = {.shift = (float *)(uintptr_t)shift};
+    struct qnti_search *s = NULL;
+    qnt_status status;
+    QNT_CHECK(open_search(job, layers, count, false, &s));
+    QNT_CHECK(load_inputs(s, most));
+    if (s->behind_unit)
+        QNT_CHECK(load_unit(s)); /* of inputs as they are */
+    for (size_t i = 0; shift && i < s->tokens * s->in; i++)
+        s->inputs[i] -= shift[i % s->in];
+    for (size_t i = 0; i < count; i++) {
+        if (!s->behind_unit)
+            QNT_CHECK(load_wanted(s, &s->layers[i]));
+        else if (shift)
+            QNT_CHECK(load_bias(s, &t, &layers[i], &s->layers[i]));
+    }
+    *out = s;
+    s = NULL;
+cleanup:
+    qnti_search_free(s);
+    return status;
+}
+
+const float *qnti_search_inputs(const struct qnti_search *s, size_t *tokens)
+{
+    *tokens = s->tokens;
+    return s->inputs;
+}
+
+bool qnti_search_behind_unit(const struct qnti_search *s)
+{
+    return s->behind_unit;
+}
+
+/* --- one try --- */
 
 /* Rows of one layer, in fixed chunks. */
 struct rows_task {
@@ -159,7 +269,7 @@ static qnt_status scale_rows(void *arg, size_t index)
     return QNT_OK;
 }
 
-/* Q / s in place of W s. */
+/* Q / s in place of W s; Q itself where the inputs are scaled. */
 static qnt_status unscale_rows(void *arg, size_t index)
 {
     const struct rows_task *t = arg;
@@ -167,7 +277,7 @@ static qnt_status unscale_rows(void *arg, size_t index)
     for (size_t r = first; r < end; r++) {
         float *y = t->layer->tried + r * in;
         qnti_numbers_values(t->layer->q, r, 0, in, y);
-        for (size_t c = 0; c < in; c++)
+        for (size_t c = 0; !t->search->inputs && c < in; c++)
             y[c] /= t->scale[c];
     }
     return QNT_OK;
@@ -233,28 +343,57 @@ cleanup:
     return status;
 }
 
-static qnt_status unit_loss(struct qnti_search *s, double *loss)
+static double square_distance(const float *a, const float *b, size_t n)
 {
-    const struct qnti_job *job = s->job;
-    size_t n = job->sample_count * job->unit->out;
-    for (size_t i = 0; i < s->count; i++)
-        s->exchanged[i] = s->layers[i].tried;
-    QNT_TRY(job->unit->forward(job->unit, job->samples, job->sample_count, job->sequence, s->exchanged, s->output));
-    *loss = 0;
+    double sum = 0;
     for (size_t i = 0; i < n; i++) {
-        double d = (double)s->output[i] - (double)s->reference[i];
-        *loss += d * d;
+        double d = (double)a[i] - (double)b[i];
+        sum += d * d;
     }
+    return sum;
+}
+
+/* Of the unit's inputs x [tokens][in]. */
+static qnt_status unit_loss(struct qnti_search *s, const float *x, double *loss)
+{
+    const struct qnti_unit *unit = s->job->unit;
+    for (size_t i = 0; i < s->count; i++) {
+        s->exchanged[i] = s->layers[i].tried;
+        s->exchanged[unit->weight_count + i] = s->layers[i].bias;
+    }
+    QNT_TRY(unit->forward(unit, x, s->tokens, s->sequence, s->exchanged, s->output));
+    *loss = square_distance(s->output, s->reference, s->tokens * unit->out);
+    return QNT_OK;
+}
+
+/* Puts the rounded weights of a scale into all layers; with `loss` adds their errors to it. */
+static qnt_status try_layers(struct qnti_search *s, const float *scale, double *loss)
+{
+    const float *importance = qnti_job_grid_importance(s->job);
+    for (size_t c = 0; s->importance && c < s->in; c++)
+        s->importance[c] = importance[c] / (scale[c] * scale[c]);
+    for (size_t i = 0; i < s->count; i++)
+        QNT_TRY(try_layer(s, &s->layers[i], scale, loss));
     return QNT_OK;
 }
 
 qnt_status qnti_search_loss(struct qnti_search *s, const float *scale, double *loss)
 {
-    const float *importance = qnti_job_grid_importance(s->job);
     *loss = 0;
-    for (size_t c = 0; s->importance && c < s->in; c++)
-        s->importance[c] = importance[c] / (scale[c] * scale[c]);
-    for (size_t i = 0; i < s->count; i++)
-        QNT_TRY(try_layer(s, &s->layers[i], scale, s->behind_unit ? NULL : loss));
-    return s->behind_unit ? unit_loss(s, loss) : QNT_OK;
+    QNT_TRY(try_layers(s, scale, s->behind_unit ? NULL : loss));
+    return s->behind_unit ? unit_loss(s, s->samples, loss) : QNT_OK;
+}
+
+qnt_status qnti_search_quantized_loss(struct qnti_search *s, const float *scale, const float *x, double *loss)
+{
+    QNT_TRY(try_layers(s, scale, NULL));
+    if (s->behind_unit)
+        return unit_loss(s, x, loss);
+    *loss = 0;
+    for (size_t i = 0; i < s->count; i++) {
+        struct searched *l = &s->layers[i];
+        QNT_TRY(outputs(s, l, x, l->tried, l->got));
+        *loss += square_distance(l->got, l->wanted, s->tokens * l->rows);
+    }
+    return QNT_OK;
 }

@@ -19,9 +19,13 @@ static qnt_status forward(const struct qnti_unit *unit, const float *x, size_t t
     size_t width = qnti_site_width(&block.model->config, last);
     float *inner = NULL;
     qnt_status status = QNT_OK;
-    for (size_t i = 0; weights && i < unit->weight_count; i++)
+    for (size_t i = 0; weights && i < unit->weight_count; i++) {
+        enum qnti_role role = qnti_site_roles(&block.model->config, self->site)[i];
         if (weights[i])
-            block.weight[qnti_site_roles(&block.model->config, self->site)[i]] = (float *)(uintptr_t)weights[i];
+            block.weight[role] = (float *)(uintptr_t)weights[i];
+        if (weights[unit->weight_count + i])
+            block.bias[role] = (float *)(uintptr_t)weights[unit->weight_count + i];
+    }
     if (deep)
         QNT_CHECK(QNTI_NEW_RAW(unit->ctx, sequence * width, &inner));
     memset(y, 0, tokens * unit->out * sizeof *y);
@@ -49,5 +53,6 @@ void qnti_unit_of_site(const struct qnti_block *block, struct qnti_workspace *wo
         self->shapes[n] = (struct qnti_unit_weight){w->rows, w->cols};
     }
     *unit = (struct qnti_unit){.in = qnti_site_width(c, site), .out = c->hidden, .weight_count = n,
-                               .weights = self->shapes, .forward = forward, .ctx = block->model->ctx, .self = self};
+                               .weights = self->shapes, .bias_count = n, .forward = forward,
+                               .ctx = block->model->ctx, .self = self};
 }

@@ -1,5 +1,5 @@
 /*
- * solve.h - how codes are chosen on a grid: nearest, error feedback, coordinate descent, k-means.
+ * solve.h - how codes are chosen on a grid: nearest, error feedback, coordinate descent, k-means, gradient.
  *
  * Solvers take plain views: weights W (rows, cols) f32, numbers Q on a grid,
  * a Hessian H (cols, cols) or the factor U of its inverse. Rows never
@@ -134,6 +134,29 @@ struct qnti_kmeans {
 };
 /* Numbers that are 0 or have no weight do not pull levels, unless a row has no others. q: a qnti_free_levels_grid. */
 qnt_status qnti_kmeans(qnt_context *ctx, const struct qnti_kmeans *job, struct qnti_numbers *q);
+
+/* --- step_size.c: the step and the zero of a static grid for a layer's inputs --- */
+struct qnti_step {
+    float scale, zero;           /* zero in 0 .. top; a real number while it is learnt */
+};
+struct qnti_step_inputs {
+    const float *x;              /* [tokens][cols] */
+    size_t tokens, cols;
+    size_t batch;                /* consecutive tokens that count as one; 0: all */
+    const float *weight;         /* (rows, cols), not quantized */
+    size_t rows;
+    float top;                   /* the largest code */
+};
+/* Sum over the batches of the mean square change of the outputs x W^T. */
+qnt_status qnti_step_loss(qnt_context *ctx, const struct qnti_step_inputs *inputs, struct qnti_step step, double *loss);
+struct qnti_step_rule {
+    size_t epochs;
+    double learning_rate;
+    bool fixed_zero;             /* of symmetric levels */
+};
+/* Moves it by the gradient, a step a batch; the zero is whole again then. */
+qnt_status qnti_step_learn(qnt_context *ctx, const struct qnti_step_inputs *inputs, const struct qnti_step_rule *rule,
+                           struct qnti_step *step);
 
 /* --- rank.c: the rank-th smallest, from 0, of n numbers, or of their magnitudes --- */
 qnt_status qnti_rank(qnt_context *ctx, const float *x, size_t n, bool magnitudes, size_t rank, float *value);

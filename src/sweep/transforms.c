@@ -51,7 +51,7 @@ static void list_site(struct transforms *t, enum qnti_site site)
         qnti_layer_name(target, t->names[t->count]);
         *layer = (qnt_layer){.name = t->names[t->count], .format = target->layout, .calib = t->measure->calib[site],
                              .weight = qnt_matrix_f32(t->block->weight[role], target->source->rows,
-                                                      target->source->cols)};
+                                                      target->source->cols), .bias = t->block->bias[role]};
         t->count++;
         if (!t->recipe && qnti_recipe_transforms(t->plan->recipes[index]))
             t->recipe = t->plan->recipes[index];
@@ -92,6 +92,16 @@ static unsigned refuses(const struct qnti_config *c, enum qnti_site site)
     return c->activation == QNTI_RELU ? QNT_REFUSES_SHIFT : QNT_REFUSES_SCALE | QNT_REFUSES_SHIFT;
 }
 
+/* A shift needs a bias in every consumer: what it takes from the input comes back there. */
+static bool have_biases(const struct transforms *t, enum qnti_site site)
+{
+    const enum qnti_role *roles = qnti_site_roles(t->config, site);
+    for (size_t i = 0; roles[i] != QNTI_ROLES; i++)
+        if (!t->block->bias[roles[i]])
+            return false;
+    return true;
+}
+
 /* Of a fused linear the rows of v, or of up: they are the last. */
 static qnt_producer producer_of(const struct transforms *t, enum qnti_site site, const uint32_t *map)
 {
@@ -99,12 +109,13 @@ static qnt_producer producer_of(const struct transforms *t, enum qnti_site site,
     enum qnti_role role = producer_role(c, site);
     struct qnti_extent extent = qnti_weight_extent(c, role);
     bool values = site == QNTI_SITE_O, norm = qnti_is_norm(role);
+    unsigned lets_no = refuses(c, site) | (have_biases(t, site) ? 0u : QNT_REFUSES_SHIFT);
     size_t rows = norm ? extent.cols : values ? c->kv_heads * c->head_dim : c->ffn, cols = norm ? 1 : extent.cols;
     size_t first = norm ? 0 : extent.rows - rows;
     float *bias = t->block->bias[role];
     return (qnt_producer){.weight = t->block->weight[role] + first * cols, .bias = bias ? bias + first : NULL,
                           .rows = rows, .cols = cols, .base = norm ? c->norm_base : 0, .map = values ? map : NULL,
-                          .head = values ? c->head_dim : 0, .refuses = refuses(c, site)};
+                          .head = values ? c->head_dim : 0, .refuses = lets_no};
 }
 
 static qnt_status choose(struct transforms *t, enum qnti_site site, const qnt_producer *producer,
@@ -131,11 +142,8 @@ static qnt_status fold_consumer(struct transforms *t, enum qnti_role role, const
     QNT_TRY(QNTI_NEW_RAW(t->ctx, 2 * w->cols, &row));
     for (size_t r = 0; r < w->rows; r++) {
         float *x = weight + r * w->cols;
-        double gone = 0; /* what the shift took from the output */
-        for (size_t c = 0; transform->shift && c < w->cols; c++)
-            gone += (double)x[c] * (double)transform->shift[c];
         if (transform->shift)
-            bias[r] += (float)gone;
+            bias[r] += (float)qnti_transform_bias(transform, w->cols, x);
         qnti_transform_weight(transform, w->cols, x, row, row + w->cols);
         memcpy(x, row, w->cols * sizeof *x);
     }
@@ -146,23 +154,13 @@ static qnt_status fold_consumer(struct transforms *t, enum qnti_role role, const
     return QNT_OK;
 }
 
-/* A shift needs a bias in every consumer too. */
-static qnt_status check_consumers(const struct transforms *t, enum qnti_site site,
-                                  const struct qnti_transform *transform)
-{
-    const enum qnti_role *roles = qnti_site_roles(t->config, site);
-    for (size_t i = 0; transform->shift && roles[i] != QNTI_ROLES; i++)
-        if (!t->block->bias[roles[i]])
-            return qnti_fail(t->ctx, QNT_UNSUPPORTED, "a shift needs a bias in the linears behind it");
-    return QNT_OK;
-}
-
 static qnt_status fold(struct transforms *t, enum qnti_site site, const qnt_producer *producer,
                        const struct qnti_transform *transform)
 {
     const enum qnti_role *roles = qnti_site_roles(t->config, site);
     size_t width = qnti_site_width(t->config, site);
-    QNT_TRY(check_consumers(t, site, transform));
+    if (transform->shift && !have_biases(t, site))
+        return qnti_fail(t->ctx, QNT_UNSUPPORTED, "a shift needs a bias in the linears behind it");
     if (t->measure->given && (transform->shift || transform->permutation || transform->rotation.block))
         return qnti_fail(t->ctx, QNT_UNSUPPORTED, "statistics from a file follow a scale only");
     QNT_TRY(qnti_fold_check(t->ctx, producer, transform, width));

@@ -135,6 +135,14 @@ void qnti_transform_weight(const struct qnti_transform *t, size_t width, const f
         rotate(&t->rotation, false, width, y, scratch);
 }
 
+double qnti_transform_bias(const struct qnti_transform *t, size_t width, const float *w)
+{
+    double sum = 0;
+    for (size_t c = 0; t->shift && c < width; c++)
+        sum += (double)w[c] * (double)t->shift[c];
+    return sum;
+}
+
 size_t qnti_permutation_known(const uint32_t *permutation, size_t width)
 {
     size_t known = qnti_min(width, 1);

@@ -45,6 +45,8 @@ void qnti_transform_weight_back(const struct qnti_transform *t, size_t width, co
                                 float *scratch);
 /* A weight row of x to one of x': w' = w scale P^T R^T. */
 void qnti_transform_weight(const struct qnti_transform *t, size_t width, const float *w, float *y, float *scratch);
+/* What the shift takes from the output of a weight row of x, w shift: it belongs into the bias, whatever w becomes. */
+double qnti_transform_bias(const struct qnti_transform *t, size_t width, const float *w);
 /* Places from the first on whose channels ascend: a permutation is known, and stored, by what stands behind them. */
 size_t qnti_permutation_known(const uint32_t *permutation, size_t width);
 /* Bits of all parts. */

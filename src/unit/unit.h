@@ -19,9 +19,11 @@ struct qnti_unit {
     size_t in, out;                            /* width of input and output */
     size_t weight_count;
     const struct qnti_unit_weight *weights;
+    size_t bias_count;                         /* of the first so many weights the biases can be exchanged too */
     /*
-     * y (tokens, out) of x (tokens, in), with weights[i] in place of weight i where it is not NULL. Tokens belong to
-     * sequences of `sequence` tokens each (a linear does not care).
+     * y (tokens, out) of x (tokens, in), with weights[i] in place of weight i where it is not NULL, and
+     * weights[weight_count + i] in place of its bias. Tokens belong to sequences of `sequence` tokens each (a linear
+     * does not care).
      */
     qnt_status (*forward)(const struct qnti_unit *unit, const float *x, size_t tokens, size_t sequence,
                           const float *const *weights, float *y);
