@@ -158,8 +158,7 @@ static qnt_status read_levels(const struct qnti_reader *r, struct qnti_grid *gri
         return QNT_OK;
     QNT_TRY(read_table(r, grid->levels, table));
     grid->table = *table;
-    if (grid->levels == 1u << grid->bits)
-        grid->book = qnti_small_float_book(grid->bits, *table);
+    grid->book = qnti_small_float_book(grid);
     if (grid->book)
         grid->kind = &qnti_small_float_kind;
     if (!qnti_reader_find(r, "divisor"))
