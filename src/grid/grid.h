@@ -87,7 +87,7 @@ struct qnti_pairs {
     bool larger;                  /* of two the larger stays, else the first */
     unsigned search_low, search_high;   /* the scale: percentages of the base tried, every second, high not */
 };
-enum { QNTI_PAIRS_LEAST_BITS = 3, QNTI_PAIRS_MOST_BITS = 8, QNTI_PAIRS_MOST_LEVELS = 511 };
+enum { QNTI_PAIRS_LEAST_BITS = 3, QNTI_PAIRS_MOST_BITS = 8, QNTI_PAIRS_MOST_LEVELS = 511, QNTI_PAIRS_MOST_STEPS = 500 };
 
 struct qnti_grid {
     const struct qnti_grid_kind *kind;
@@ -238,13 +238,16 @@ unsigned qnti_pairs_zero(const struct qnti_grid *grid);
 void qnti_pairs_round(const struct qnti_grid *grid, size_t n, const float *x, const float *scale, size_t stride,
                       uint16_t *code, float *value);
 /*
- * The search of its fit, for who shares a tensor among threads: steps tried, the base of numbers [rows][stride] that
- * share a scale, a step's scale as it is stored, and a row's square error there, any number above `limit` if it is.
+ * The search of its fit, for who shares a tensor among threads: how many steps are tried; the base of numbers
+ * [rows][stride] that share a scale; a step's scale as it is stored; a row's square error with each, added to
+ * errors [steps], in the memory that a fit of n columns asks for; the first step of the least.
  */
 size_t qnti_pairs_steps(const struct qnti_grid *grid);
 float qnti_pairs_base(const struct qnti_grid *grid, const float *x, size_t rows, size_t cols, size_t stride);
 float qnti_pairs_scale(const struct qnti_grid *grid, float base, size_t step);
-double qnti_pairs_error(const struct qnti_grid *grid, size_t n, const float *x, float scale, double limit);
+void qnti_pairs_errors(const struct qnti_grid *grid, float base, size_t n, const float *x, void *scratch,
+                       double *errors);
+size_t qnti_pairs_best(const double *errors, size_t n);
 /* ggml.c: the grid of a ggml block type ("q4_0" ...); false if there is none of that name. */
 bool qnti_ggml_grid(const struct qnti_kernels *kernels, const char *name, struct qnti_grid *grid);
 

@@ -57,11 +57,18 @@ static inline float binade(float x)
     return qnti_float(qnti_bits(x) & 0x7f800000u);
 }
 
+/* a where the condition holds, else b, without a branch: loops of it become vectors. */
+static inline float choose(bool condition, float a, float b)
+{
+    uint32_t mask = 0u - (uint32_t)condition;
+    return qnti_float((qnti_bits(a) & mask) | (qnti_bits(b) & ~mask));
+}
+
 static inline float normal_step(const struct levels *l, float x)
 {
     float e = binade(x), step = e * e * l->growth;
-    step = step > l->step ? step : l->step;
-    return step < MOST_STEP ? step : MOST_STEP;
+    step = choose(step > l->step, step, l->step);
+    return choose(step < MOST_STEP, step, MOST_STEP);
 }
 
 /* --- the levels --- */
@@ -112,19 +119,19 @@ unsigned qnti_pairs_zero(const struct qnti_grid *grid)
 
 /* --- rounding --- */
 
-enum { CHUNK = 256, LANES = 8 };         /* numbers at a time, an even count; sums side by side */
+enum { CHUNK = 256 };                    /* numbers at a time, an even count */
 
 /* The nearest multiple, the upper one of two: |x| < 2^22 step. */
 static inline float multiple(float x, float step)
 {
     float magic = step * 0x1.8p23f, m = (x + magic) - magic;
-    return m + (x - m == 0.5f * step ? step : 0);
+    return m + choose(x - m == 0.5f * step, step, 0);
 }
 
 static inline float within(float x, float low, float high)
 {
-    x = x > low ? x : low;
-    return x < high ? x : high;
+    x = choose(x > low, x, low);
+    return choose(x < high, x, high);
 }
 
 static inline float nearest(const struct levels *l, float v)
@@ -132,8 +139,8 @@ static inline float nearest(const struct levels *l, float v)
     float x = within(v, l->low, l->high), inner = within(x, -l->normal, l->normal);
     float normal = multiple(inner, normal_step(l, inner));
     float outlier = fabsf(multiple(x, binade(x) * l->fraction));
-    outlier = copysignf(outlier > l->first ? outlier : l->first, x);
-    return fabsf(x) >= l->border ? outlier : normal;
+    outlier = choose(outlier > l->first, outlier, l->first);
+    return choose(fabsf(x) >= l->border, copysignf(outlier, x), normal);
 }
 
 static inline bool wide(float level)
@@ -202,56 +209,124 @@ void qnti_pairs_round(const struct qnti_grid *grid, size_t n, const float *x, co
 
 /* --- the search --- */
 
-/* Of one row, in units of scale^2; ends above `limit`. f32 within a chunk, f64 across them. */
-static double error_of(const struct qnti_grid *grid, const struct levels *l, size_t n, const float *x, float scale,
-                       double limit)
+/*
+ * Numbers of a row in the order of their magnitudes: those of a level are a run, and what they err follows from its
+ * sums. With level y and number x the error is x^2 + y (y - 2 x); the sum of x^2 is the same for every scale.
+ */
+struct row {
+    const struct qnti_grid *grid;
+    struct levels levels;
+    const float *x;
+    size_t n;
+    uint64_t *ordered, *other;           /* [n] magnitude's bits and place; the second while they are sorted */
+    double *sum;                         /* [n + 1] of the magnitudes of the first so many */
+    float *magnitude;                    /* [n] */
+    double square;                       /* sum of x^2 */
+};
+
+static float magnitude(const struct qnti_grid *grid, float x)
 {
-    float v[CHUNK], level[CHUNK];
-    double sum = 0;
-    for (size_t done = 0, run; done < n && sum <= limit; done += run) {
-        float lane[LANES] = {0};
-        run = qnti_min(CHUNK, n - done);
-        round_chunk(grid, l, run, x + done, scale, v, level);
-        for (size_t i = run; i % LANES; i++)
-            v[i] = level[i] = 0;
-        for (size_t i = 0; i < run; i += LANES)
-            for (size_t k = 0; k < LANES; k++)
-                lane[k] += (level[i + k] - v[i + k]) * (level[i + k] - v[i + k]);
-        for (size_t k = 0; k < LANES; k++)
-            sum += (double)lane[k];
-    }
-    return sum;
+    return grid->pairs.is_signed ? fabsf(x) : fmaxf(x, 0);
 }
 
-double qnti_pairs_error(const struct qnti_grid *grid, size_t n, const float *x, float scale, double limit)
+/* One byte of the keys after the other, from the low one of the upper word on. */
+static void sort(struct row *row)
 {
-    struct levels l = levels_of(grid);
-    double unit = (double)scale * (double)scale;
-    return isfinite(scale) ? unit * error_of(grid, &l, n, x, scale, limit / unit) : INFINITY;
+    enum { DIGITS = 256, FIRST = 32, LAST = 64, WIDTH = 8 };
+    for (unsigned shift = FIRST; shift < LAST; shift += WIDTH) {
+        size_t start[DIGITS + 1] = {0};
+        uint64_t *from = row->ordered;
+        for (size_t i = 0; i < row->n; i++)
+            start[(from[i] >> shift) % DIGITS + 1]++;
+        for (size_t d = 0; d < DIGITS; d++)
+            start[d + 1] += start[d];
+        for (size_t i = 0; i < row->n; i++)
+            row->other[start[(from[i] >> shift) % DIGITS]++] = from[i];
+        row->ordered = row->other;
+        row->other = from;
+    }
+}
+
+static size_t pairs_scratch(size_t cols)
+{
+    return cols * (2 * sizeof(uint64_t) + sizeof(double) + sizeof(float)) + sizeof(double);
+}
+
+static struct row open_row(const struct qnti_grid *grid, size_t n, const float *x, void *scratch)
+{
+    struct row row = {.grid = grid, .levels = levels_of(grid), .x = x, .n = n, .ordered = scratch};
+    row.other = row.ordered + n;
+    row.sum = (double *)(row.other + n);
+    row.magnitude = (float *)(row.sum + n + 1);
+    for (size_t i = 0; i < n; i++) {
+        row.ordered[i] = (uint64_t)qnti_bits(magnitude(grid, x[i])) << 32 | i;
+        row.square += (double)x[i] * (double)x[i];
+    }
+    sort(&row);
+    row.sum[0] = 0;
+    for (size_t i = 0; i < n; i++) {
+        row.magnitude[i] = qnti_float((uint32_t)(row.ordered[i] >> 32));
+        row.sum[i + 1] = row.sum[i] + (double)row.magnitude[i];
+    }
+    return row;
+}
+
+/* The first place from `from` on whose magnitude is not below the bound: near, so in steps that grow. */
+static size_t first_from(const struct row *row, size_t from, float bound)
+{
+    size_t low = from, high, step = 1;
+    for (; low + step <= row->n && row->magnitude[low + step - 1] < bound; step *= 2)
+        low += step;
+    high = qnti_min(low + step - 1, row->n);
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (row->magnitude[middle] < bound)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* y (y - 2 x) of the first `count` in order, all on normal levels. */
+static double normal_gain(const struct row *row, size_t count, float scale)
+{
+    const float *level = row->grid->table + qnti_pairs_zero(row->grid);
+    double gain = 0;
+    for (size_t from = 0, end; from < count; from = end, level++) {
+        double y = (double)scale * (double)*level;
+        bool last = !(*level < row->levels.normal);
+        end = last ? count : qnti_min(first_from(row, from, scale * (*level + level[1]) / 2), count);
+        gain += y * ((double)(end - from) * y - 2 * (row->sum[end] - row->sum[from]));
+    }
+    return gain;
+}
+
+static double gain_of(const struct row *row, size_t i, float scale)
+{
+    double x = (double)row->x[i], y = (double)(scale * nearest(&row->levels, row->x[i] / scale));
+    return y * (y - 2 * x);
+}
+
+/* Of the outliers, those from `first` on in order, less that of their victims among the others. */
+static double outlier_gain(const struct row *row, size_t first, float scale, float bound)
+{
+    double gain = 0;
+    for (size_t k = first; k < row->n; k++) {
+        size_t i = (uint32_t)row->ordered[k], partner = i ^ 1;
+        float own = row->magnitude[k], its = partner < row->n ? magnitude(row->grid, row->x[partner]) : 0;
+        bool stays = its < bound || (row->grid->pairs.larger && own != its ? own > its : i % 2 == 0);
+        if (stays)
+            gain += gain_of(row, i, scale);
+        if (its < bound && partner < row->n)
+            gain -= gain_of(row, partner, scale);
+    }
+    return gain;
 }
 
 size_t qnti_pairs_steps(const struct qnti_grid *grid)
 {
-    return (grid->pairs.search_high - grid->pairs.search_low + 1) / 2;
-}
-
-float qnti_pairs_base(const struct qnti_grid *grid, const float *x, size_t rows, size_t cols, size_t stride)
-{
-    double n = (double)rows * (double)cols, sum = 0, square = 0; /* f64: a tensor of millions */
-    float low, high, most = 0;
-    for (size_t r = 0; r < rows; r++) {
-        grid->kernels->range(cols, x + r * stride, &low, &high);
-        most = fmaxf(most, fmaxf(-low, high));
-        for (size_t c = 0; c < cols; c++)
-            sum += (double)x[r * stride + c];
-    }
-    if (!grid->pairs.outliers)
-        return most;
-    sum /= n;
-    for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < cols; c++)
-            square += ((double)x[r * stride + c] - sum) * ((double)x[r * stride + c] - sum);
-    return (float)(fabs(sum) + 3 * (n > 1 ? sqrt(square / (n - 1)) : 0));
+    return qnti_min((grid->pairs.search_high - grid->pairs.search_low + 1) / 2, QNTI_PAIRS_MOST_STEPS);
 }
 
 float qnti_pairs_scale(const struct qnti_grid *grid, float base, size_t step)
@@ -260,36 +335,61 @@ float qnti_pairs_scale(const struct qnti_grid *grid, float base, size_t step)
     return base > 0 ? qnti_grid_stored_scale(grid, fmaxf(alpha / levels_of(grid).normal, FLT_MIN)) : 1;
 }
 
-/* The scale of rows that share one. */
-static float search(const struct qnti_grid *grid, const struct qnti_band *band, size_t first, size_t rows)
+void qnti_pairs_errors(const struct qnti_grid *grid, float base, size_t n, const float *x, void *scratch,
+                       double *errors)
 {
-    const float *x = band->x + first * band->stride;
-    float base = qnti_pairs_base(grid, x, rows, band->cols, band->stride), best = qnti_pairs_scale(grid, base, 0);
-    double least = INFINITY;
-    for (size_t i = 0; base > 0 && i < qnti_pairs_steps(grid); i++) {
-        float scale = qnti_pairs_scale(grid, base, i);
-        double error = 0;
-        for (size_t r = 0; r < rows && error <= least; r++)
-            error += qnti_pairs_error(grid, band->cols, x + r * band->stride, scale, least - error);
-        if (error < least) {
-            least = error;
-            best = scale;
-        }
+    struct row row = open_row(grid, n, x, scratch);
+    for (size_t i = 0; i < qnti_pairs_steps(grid); i++) {
+        float scale = qnti_pairs_scale(grid, base, i), bound = scale * row.levels.border;
+        size_t outliers = first_from(&row, 0, bound);
+        errors[i] += isfinite(scale) ? row.square + normal_gain(&row, outliers, scale) +
+                                           outlier_gain(&row, outliers, scale, bound) : INFINITY;
     }
+}
+
+float qnti_pairs_base(const struct qnti_grid *grid, const float *x, size_t rows, size_t cols, size_t stride)
+{
+    double n = (double)rows * (double)cols, mean = 0, square = 0; /* f64: a tensor of millions */
+    float low, high, most = 0;
+    for (size_t r = 0; r < rows; r++) {
+        grid->kernels->range(cols, x + r * stride, &low, &high);
+        most = fmaxf(most, fmaxf(-low, high));
+        for (size_t c = 0; c < cols; c++)
+            mean += (double)x[r * stride + c] / n;
+    }
+    if (!grid->pairs.outliers)
+        return most;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < cols; c++)
+            square += ((double)x[r * stride + c] - mean) * ((double)x[r * stride + c] - mean);
+    return (float)(fabs(mean) + 3 * (n > 1 ? sqrt(square / (n - 1)) : 0));
+}
+
+size_t qnti_pairs_best(const double *errors, size_t n)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (errors[i] < errors[best])
+            best = i;
     return best;
 }
 
 static void pairs_fit(const struct qnti_grid *grid, const struct qnti_band *band, struct qnti_numbers *q, size_t row,
                       size_t group, uint16_t *code, size_t code_stride)
 {
-    size_t tied = grid->map.rows ? grid->map.rows : band->rows;
+    size_t tied = grid->map.rows ? grid->map.rows : band->rows, steps = qnti_pairs_steps(grid);
     for (size_t r = 0; r < band->rows; r += tied) {
         size_t rows = qnti_min(tied, band->rows - r), at = grid->map.rows ? (row + r) / tied : 0;
-        float scale = search(grid, band, r, rows);
+        const float *x = band->x + r * band->stride;
+        double errors[QNTI_PAIRS_MOST_STEPS] = {0};
+        float base = qnti_pairs_base(grid, x, rows, band->cols, band->stride), scale;
+        for (size_t i = 0; base > 0 && i < rows; i++)
+            qnti_pairs_errors(grid, base, band->cols, x + i * band->stride, band->scratch, errors);
+        scale = qnti_pairs_scale(grid, base, qnti_pairs_best(errors, steps));
         q->scale->value[at * q->scale->cols + group] = scale;
         for (size_t i = r; code && i < r + rows; i++)
             qnti_pairs_round(grid, band->cols, band->x + i * band->stride, &scale, 0, code + i * code_stride, NULL);
     }
 }
 
-const struct qnti_grid_kind qnti_pairs_kind = {.name = "pairs", .fit = pairs_fit};
+const struct qnti_grid_kind qnti_pairs_kind = {.name = "pairs", .fit = pairs_fit, .scratch = pairs_scratch};

@@ -2,69 +2,55 @@
  * pairs_search.c - one scale for a whole tensor on a grid of pairs: the least squared error of all scales tried.
  *
  * What the kind's own fit does row by row (grid/pairs.c), for millions of
- * activations: each task goes through some rows with every scale, so that they
- * are read once; sums over the tasks are added in their order.
+ * activations: each task goes through some rows with every scale; their sums
+ * are added in the order of the tasks.
  */
 #include "solve/solve.h"
 
 #include <math.h>
 #include "base/kernels.h"
 
-enum { NUMBERS_PER_TASK = 1 << 15 };
+enum { NUMBERS_PER_TASK = 1 << 16 };
 
 struct search {
+    qnt_context *ctx;
     const struct qnti_grid *grid;
     const float *x;              /* [rows][cols] */
     size_t rows, cols, chunk;    /* rows of a task */
     size_t steps;
-    const float *scale;          /* [steps] */
-    double *sums;                /* [tasks][steps] */
+    float base;
+    double *errors;              /* [tasks][steps] */
 };
 
 static qnt_status search_rows(void *arg, size_t index)
 {
     const struct search *s = arg;
-    double *sums = s->sums + index * s->steps;
+    void *scratch;
+    QNT_TRY(qnti_grid_scratch(s->ctx, s->grid, s->cols, &scratch));
     for (size_t r = index * s->chunk; r < qnti_min((index + 1) * s->chunk, s->rows); r++)
-        for (size_t i = 0; i < s->steps; i++)
-            sums[i] += qnti_pairs_error(s->grid, s->cols, s->x + r * s->cols, s->scale[i], INFINITY);
+        qnti_pairs_errors(s->grid, s->base, s->cols, s->x + r * s->cols, scratch, s->errors + index * s->steps);
+    qnti_free(s->ctx, scratch);
     return QNT_OK;
-}
-
-/* The first of the least. */
-static void choose(const struct search *s, size_t tasks, float *scale, double *error)
-{
-    *error = INFINITY;
-    *scale = s->scale[0];
-    for (size_t i = 0; i < s->steps; i++) {
-        double sum = 0;
-        for (size_t t = 0; t < tasks; t++)
-            sum += s->sums[t * s->steps + i];
-        if (sum < *error) {
-            *error = sum;
-            *scale = s->scale[i];
-        }
-    }
 }
 
 qnt_status qnti_pairs_search(qnt_context *ctx, const struct qnti_grid *grid, const float *x, size_t rows, size_t cols,
                              float *scale, double *error)
 {
-    struct search s = {.grid = grid, .x = x, .rows = rows, .cols = cols, .steps = qnti_pairs_steps(grid),
-                       .chunk = qnti_max(1, NUMBERS_PER_TASK / cols)};
-    size_t tasks = qnti_ceil_div(rows, s.chunk);
-    float base = qnti_pairs_base(grid, x, rows, cols, cols), *scales = NULL;
+    struct search s = {.ctx = ctx, .grid = grid, .x = x, .rows = rows, .cols = cols, .steps = qnti_pairs_steps(grid),
+                       .chunk = qnti_max(1, NUMBERS_PER_TASK / cols),
+                       .base = qnti_pairs_base(grid, x, rows, cols, cols)};
+    size_t tasks = qnti_ceil_div(rows, s.chunk), best;
     qnt_status status;
-    QNT_CHECK(QNTI_NEW_RAW(ctx, s.steps, &scales));
-    QNT_CHECK(QNTI_NEW(ctx, tasks * s.steps, &s.sums));
-    for (size_t i = 0; i < s.steps; i++)
-        scales[i] = qnti_pairs_scale(grid, base, i);
-    s.scale = scales;
+    QNT_TRY(QNTI_NEW(ctx, tasks * s.steps, &s.errors));
     QNT_CHECK(qnti_parallel(ctx, tasks, search_rows, &s));
-    choose(&s, tasks, scale, error);
+    for (size_t t = 1; t < tasks; t++)
+        for (size_t i = 0; i < s.steps; i++)
+            s.errors[i] += s.errors[t * s.steps + i];
+    best = qnti_pairs_best(s.errors, s.steps);
+    *scale = qnti_pairs_scale(grid, s.base, best);
+    *error = s.errors[best];
 cleanup:
-    qnti_free(ctx, scales);
-    qnti_free(ctx, s.sums);
+    qnti_free(ctx, s.errors);
     return status;
 }
 
