@@ -1,5 +1,5 @@
 /*
- * pair_codes.c - outlier-victim pairs in the bits of two codes: an identifier in place of the victim says which is wide.
+ * pair_codes.c - outlier-victim pairs in the bits of two codes: an identifier in the victim's place says which is wide.
  *
  * With b bits, B = b - 1 of them without the sign:
  *     identifier   1 0..0, which no normal level has

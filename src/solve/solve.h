@@ -56,7 +56,7 @@ qnt_status qnti_best_scale(qnt_context *ctx, const struct qnti_range_search *rul
 qnt_status qnti_search_ranges(qnt_context *ctx, const struct qnti_range_search *rule, const float *w,
                               struct qnti_numbers *q);
 
-/* --- pairs_search.c: the scale with which a whole tensor X (rows, cols) fits a grid of pairs best, and sum (X - Q)^2 */
+/* --- pairs_search.c: the scale with which a tensor X (rows, cols) fits a grid of pairs best, and sum (X - Q)^2 --- */
 qnt_status qnti_pairs_search(qnt_context *ctx, const struct qnti_grid *grid, const float *x, size_t rows, size_t cols,
                              float *scale, double *error);
 /* Scales of the filled q that leave a number of W (rows, cols) far beyond the largest outlier level. */
