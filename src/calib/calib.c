@@ -120,7 +120,7 @@ static qnt_status add_finite(struct qnt_calib *c, const float *x, const float *d
         QNT_TRY(qnti_gram_add(c->ctx, c->hessian, x, x, tokens));
     if (c->cross)
         QNT_TRY(qnti_gram_add(c->ctx, c->cross, difference, x, tokens));
-    if (c->needs & (QNTI_NEED_SAMPLES | QNTI_NEED_REPLAY) && !c->replay)
+    if (c->needs & QNTI_NEED_SAMPLES || (c->needs & QNTI_NEED_REPLAY && !c->replay))
         QNT_TRY(add_samples(c, x, tokens));
     c->tokens += tokens;
     return QNT_OK;
