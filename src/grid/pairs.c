@@ -226,7 +226,7 @@ struct row {
 
 static float magnitude(const struct qnti_grid *grid, float x)
 {
-    return grid->pairs.is_signed ? fabsf(x) : fmaxf(x, 0);
+    return grid->pairs.is_signed ? fabsf(x) : x > 0 ? x : 0; /* never -0 */
 }
 
 /* One byte of the keys after the other, from the low one of the upper word on. */
