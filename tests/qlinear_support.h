@@ -27,7 +27,8 @@ enum full_parts {
     FULL_OUTPUT = 2048,
     FULL_CODEBOOK = 4096,   /* the main segment on a codebook for each row */
     FULL_INDEX = 8192,      /* groups of the main segment by index */
-    FULL_STATIC = 16384     /* the activation quantizer is static */
+    FULL_STATIC = 16384,    /* the activation quantizer is static */
+    FULL_PAIRS = 32768      /* the main segment, and a static activation quantizer, on outlier-victim pairs */
 };
 
 static inline struct qnti_grid affine_of(qnt_context *ctx, unsigned bits, size_t size)
@@ -37,10 +38,19 @@ static inline struct qnti_grid affine_of(qnt_context *ctx, unsigned bits, size_t
     return grid;
 }
 
+static inline struct qnti_grid pairs_of(qnt_context *ctx, unsigned bits, bool flint, size_t size, qnt_dtype type)
+{
+    static float table[2][QNTI_PAIRS_MOST_BITS + 1][QNTI_PAIRS_MOST_LEVELS];   /* the same whenever it is written */
+    struct qnti_pairs pairs = {.flint = flint, .is_signed = true, .outliers = true};
+    return qnti_pairs_grid(qnti_context_kernels(ctx), bits, pairs, size, type, table[flint][bits]);
+}
+
 static inline struct qnti_grid full_main_grid(qnt_context *ctx, unsigned parts)
 {
     static const uint32_t index[FULL_IN] = {0, 1, 2, 0, 1, 2, 1, 1, 2, 0, 2, 2, 0, 0, 1, 2};
     struct qnti_grid grid = affine_of(ctx, 4, 8);
+    if (parts & FULL_PAIRS)
+        return pairs_of(ctx, 4, true, 8, QNT_F16);
     if (parts & FULL_INDEX)
         grid.map = (struct qnti_map){QNTI_MAP_INDEX, 1, 0, index, 3};
     if (parts & FULL_CODEBOOK) {
@@ -53,6 +63,18 @@ static inline struct qnti_grid full_main_grid(qnt_context *ctx, unsigned parts)
     return grid;
 }
 
+/* Of a pair with an outlier one number, in turn the first and the second, becomes the victim. */
+static inline void settle_pairs(struct qnti_numbers *q)
+{
+    uint16_t pair[2], zero = (uint16_t)qnti_pairs_zero(&q->grid);
+    for (size_t r = 0; r < q->rows; r++)
+        for (size_t c = 0; c + 1 < q->cols; c += 2) {
+            qnti_numbers_get_codes(q, r, c, 2, pair);
+            if (qnti_pairs_outlier(&q->grid, pair[0]) || qnti_pairs_outlier(&q->grid, pair[1]))
+                qnti_numbers_put_codes(q, r, c + (r + c / 2) % 2, 1, &zero);
+        }
+}
+
 /* Codes, scales, offsets, codebooks as they come. */
 static inline void random_numbers(struct qnti_numbers *q, struct qnti_random *random)
 {
@@ -61,6 +83,8 @@ static inline void random_numbers(struct qnti_numbers *q, struct qnti_random *ra
         uint16_t code = (uint16_t)random_below(random, q->grid.levels);
         qnti_numbers_put_codes(q, i / q->cols, i % q->cols, 1, &code);
     }
+    if (qnti_in_pairs(&q->grid))
+        settle_pairs(q);
     for (size_t s = 0; s < COUNT(seconds); s++)
         for (size_t i = 0; seconds[s] && i < seconds[s]->rows * seconds[s]->cols; i++)
             seconds[s]->value[i] = qnti_round_to(QNT_F16, 0.05f + 0.05f * fabsf(random_float(random)));
@@ -143,12 +167,18 @@ static inline void full_acts(qnt_context *ctx, unsigned parts, qnt_qlinear *q)
 {
     struct qnti_grid grid = affine_of(ctx, 8, 0), fixed = affine_of(ctx, 6, 0);
     grid.scale_type = fixed.scale_type = QNT_F32;
+    if (parts & FULL_PAIRS) {
+        grid = pairs_of(ctx, 8, false, 0, QNT_F32);
+        grid.map.rows = 0;
+    }
     if (parts & FULL_ACT)
         assert_ok(ctx, qnti_actquant_create(ctx, &grid, FULL_IN, parts & FULL_STATIC, &q->act));
-    if (parts & FULL_STATIC) {
+    if (parts & FULL_STATIC)
         q->act->fixed->scale->value[0] = 0.03125f;
+    if ((parts & FULL_STATIC) && q->act->fixed->offset)
         q->act->fixed->offset->value[0] = 120;
-    }
+    for (size_t c = 0; (parts & FULL_STATIC) && (parts & FULL_PAIRS) && c < FULL_IN; c++)
+        qnti_numbers_put_codes(q->act->fixed, 0, c, 1, &(uint16_t){(uint16_t)qnti_pairs_zero(&grid)});
     if (parts & FULL_COPY)
         q->act->threshold = 2;
     if (parts & FULL_SEGMENT_ACT) {

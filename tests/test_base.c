@@ -495,7 +495,8 @@ static void test_each_allocation(void **state)
         {"os_plus:search_steps=2,act_quantile=0.9", NULL},
         {"os_plus:search_steps=2,act_granularity=group,act_group_size=8,gptq:bits=4", NULL},
         {"fptq:strategy=lae,mse=true,mse_grid=4", NULL},
-    };
+        {"olive:group_size=8", NULL},
+    }, read_back[] = {{"rtn", "gguf:q6_k"}, {"bnb4:double_quant=true", NULL}, {"olive", NULL}};
     qnt_context *ctx = context_of(1);
     float *w = random_floats(6 * 256, 1, 1);
     qnt_qlinear *q;
@@ -503,9 +504,9 @@ static void test_each_allocation(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT(wholes); i++)
         each_allocation_fails(whole_quantization, (void *)(uintptr_t)&wholes[i]);
-    for (size_t i = 0; i < 2; i++) {
-        const char *recipe = i ? "bnb4:double_quant=true" : "rtn", *format = i ? NULL : "gguf:q6_k";
-        assert_ok(ctx, quantize_with(ctx, recipe, format, qnt_matrix_f32(w, 6, 256), NULL, NULL, 0, &q));
+    for (size_t i = 0; i < COUNT(read_back); i++) {
+        assert_ok(ctx, quantize_with(ctx, read_back[i].recipe, read_back[i].format, qnt_matrix_f32(w, 6, 256), w, NULL,
+                                     6, &q));
         file.data = (char *)native_bytes(ctx, q, &file.bytes);
         each_allocation_fails(read_native, &file);
         free(file.data);

@@ -212,6 +212,27 @@ static qnt_status count_tokens(void *user, const float *x, size_t tokens)
     return QNT_OK;
 }
 
+static qnt_status give_nothing(void *owner, qnti_token_fn take, void *user)
+{
+    (void)owner, (void)take, (void)user;
+    return QNT_OK;
+}
+
+/* Where somebody can give all tokens again, samples are kept for who asks for samples. */
+static void samples_beside_a_replay(void **state)
+{
+    static const float x[30];
+    (void)state;
+    for (unsigned asked = 0; asked < 2; asked++) {
+        qnt_calib *calib;
+        assert_int_equal(qnti_calib_create(ctx, QNTI_NEED_REPLAY | (asked ? QNTI_NEED_SAMPLES : 0), 3, &calib), QNT_OK);
+        calib->replay = give_nothing;
+        assert_int_equal(qnti_calib_add_f32(calib, x, NULL, 10), QNT_OK);
+        assert_int_equal(calib->sample_count, asked ? 10 : 0);
+        qnt_calib_destroy(calib);
+    }
+}
+
 static void samples_stand_for_tokens(void **state)
 {
     float x[30];
@@ -252,7 +273,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(derived_statistics),   cmocka_unit_test(outliers_in_feedback),
         cmocka_unit_test(runs_that_cross_rows), cmocka_unit_test(constant_codebook),
-        cmocka_unit_test(samples_stand_for_tokens), cmocka_unit_test(loss_behind_a_linear),
+        cmocka_unit_test(samples_stand_for_tokens),
+        cmocka_unit_test(samples_beside_a_replay), cmocka_unit_test(loss_behind_a_linear),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -9,7 +9,7 @@
 #include "layer_support.h"
 
 #define FOLDER SOURCE_DIR "/tests/golden/layer/"
-enum { CASES = 129 };          /* in all lists */
+enum { CASES = 136 };          /* in all lists */
 
 struct golden {
     qnt_context *ctx;
@@ -120,6 +120,11 @@ static double element(const char *dtype, const void *data, size_t i)
 {
     float f;
     int32_t n;
+    uint16_t u;
+    if (strcmp(dtype, "U16") == 0) {
+        memcpy(&u, (const char *)data + i * sizeof u, sizeof u);
+        return u;
+    }
     if (strcmp(dtype, "U8") == 0)
         return ((const unsigned char *)data)[i];
     if (strcmp(dtype, "I8") == 0)
@@ -140,18 +145,20 @@ static qnt_tensor find(const qnt_tensors *file, const char *name)
     return tensor;
 }
 
-/* codebook[codes], or the weight itself where it is kept. */
+/* codebook[codes], times the row's scale where there are scales, or the weight itself where it is kept. */
 static float *values_of_codebook(const struct golden *g)
 {
     size_t out = g->weight.rows, in = g->weight.cols;
-    qnt_tensor codes = find(g->expected, "codes"), book = find(g->expected, "codebook"), mask;
+    qnt_tensor codes = find(g->expected, "codes"), book = find(g->expected, "codebook"), scales, mask;
     float *w = NEW(out * in, float);
-    bool kept = qnt_tensors_find(g->expected, "outlier_mask", &mask);
+    bool scaled = qnt_tensors_find(g->expected, "scales", &scales);
+    bool kept = !scaled && qnt_tensors_find(g->expected, "outlier_mask", &mask);
     for (size_t i = 0; i < out * in; i++) {
-        size_t code = (size_t)element("U8", codes.data, i);
+        size_t code = (size_t)element(codes.dtype, codes.data, i), row = book.shape[0] > 1 ? i / in : 0;
         bool own = kept && element("U8", mask.data, i) != 0;
         w[i] = own ? ((const float *)g->weight.data)[i]
-                   : (float)element("F32", book.data, i / in * book.shape[1] + code);
+                   : (float)element("F32", book.data, row * book.shape[1] + code);
+        w[i] *= scaled ? (float)element("F32", scales.data, i / in) : 1;
     }
     return w;
 }

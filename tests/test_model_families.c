@@ -242,6 +242,7 @@ static const struct {
     {{.method = "gptq", .settings = fine, .setting_count = 2}, 0.15},
     {{.method = "awq,gptq", .settings = fine, .setting_count = 2}, 0.15},
     {{.method = "smoothquant", .settings = smooth, .setting_count = 3}, 0.3},
+    {{.method = "olive", .settings = (const char *const[]){"bits=8", "act_bits=8"}, .setting_count = 2}, 0.3},
     {{.method = "squeezellm", .settings = (const char *const[]){"bits=8"}, .setting_count = 1}, 0.3},
     {{.method = "outlier_suppression,rtn", .settings = twelve, .setting_count = 3}, 0.006},
     {{.method = "os_plus,rtn", .settings = shifted, .setting_count = 5}, 0.006},

@@ -54,6 +54,7 @@ static void test_recipes(void **state)
         {"gptq:bits=4,group_size=128,sym=true", 4.125},
         {"gptq:bits=3,group_size=128", 3 + 19.0 / 128},
         {"bnb4:block_size=64", 4.5},
+        {"olive:group_size=128", 4.125},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {

@@ -65,11 +65,14 @@ static void check_same(qnt_context *ctx, const qnt_qlinear *a, const qnt_qlinear
 
 static void test_round_trip(void **state)
 {
+    static const unsigned pairs[] = {FULL_PAIRS | FULL_ACT | FULL_STATIC | FULL_BIAS,
+                                     FULL_PAIRS | FULL_SECOND_CODES | FULL_SPARSE | FULL_PERMUTATION};
     qnt_context *ctx = context_of(1);
     size_t held = qnt_context_bytes(ctx, NULL);
     (void)state;
-    for (size_t i = 0; i < COUNT(full_sets); i++) {
-        qnt_qlinear *q = full_layer(ctx, full_sets[i]), *back, *none;
+    for (size_t i = 0; i < COUNT(full_sets) + COUNT(pairs); i++) {
+        unsigned parts = i < COUNT(full_sets) ? full_sets[i] : pairs[i - COUNT(full_sets)];
+        qnt_qlinear *q = full_layer(ctx, parts), *back, *none;
         size_t bytes, again;
         unsigned char *file = native_bytes(ctx, q, &bytes), *second;
         assert_ok(ctx, native_read(ctx, file, bytes, "some.layer", &back));
@@ -255,6 +258,7 @@ static void test_damage(void **state)
         FULL_SECOND | FULL_SPARSE | FULL_LOWRANK | FULL_SCALE | FULL_PERMUTATION | FULL_ROTATION | FULL_ACT |
             FULL_SEGMENT_ACT | FULL_BIAS | FULL_OUTPUT | FULL_INDEX,
         FULL_SECOND_CODES | FULL_CODEBOOK | FULL_ACT | FULL_STATIC | FULL_COPY,
+        FULL_PAIRS | FULL_ACT | FULL_STATIC | FULL_SPARSE,
     };
     struct damage d = {.read = 0};
     qnt_context_options options = {.threads = 1, .allocator = {bounded_allocate, bounded_release, &d.memory}};

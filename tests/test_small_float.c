@@ -28,6 +28,7 @@ static void check_float(const struct qnti_small_float *f)
 static void test_floats(void **state)
 {
     static const float e2m1[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    struct qnti_grid fp8, nf4;
     (void)state;
     check_float(&qnti_e4m3);
     check_float(&qnti_e2m1);
@@ -38,8 +39,12 @@ static void test_floats(void **state)
     for (unsigned c = 0; c < 16; c++)
         assert_true(qnti_fp4_e2m1.level[c] == qnti_small_value(&qnti_e2m1, c));
     assert_true(qnti_small_value(&qnti_e4m3, 0x7e) == 448 && qnti_small_value(&qnti_e4m3, 1) == 0x1p-9f);
-    assert_ptr_equal(qnti_small_float_book(8, qnti_fp8_e4m3.level), &qnti_fp8_e4m3);
-    assert_null(qnti_small_float_book(4, qnti_nf4.level));
+    fp8 = qnti_codebook_grid(NULL, &qnti_fp8_e4m3, 0, QNT_F32);
+    nf4 = qnti_codebook_grid(NULL, &qnti_nf4, 0, QNT_F32);
+    assert_ptr_equal(qnti_small_float_book(&fp8), &qnti_fp8_e4m3);
+    assert_null(qnti_small_float_book(&nf4));
+    fp8.levels--; /* no more of them are there to be looked at */
+    assert_null(qnti_small_float_book(&fp8));
     for (unsigned c = 0; c < 255; c++)
         assert_int_equal(qnti_f32_to_e8m0(qnti_e8m0_to_f32(c)), c);
     assert_true(qnti_e8m0_to_f32(0) == 0x1p-127f && qnti_e8m0_to_f32(127) == 1);

@@ -46,12 +46,14 @@ static const float fp4_bound[15] = {
 static const uint8_t fp4_code[16] = {11, 10, 13, 12, 15, 14, 9, 8, 0, 1, 6, 7, 4, 5, 2, 3};
 const struct qnti_codebook qnti_fp4 = {"fp4", 4, fp4_level, fp4_bound, fp4_code, NULL};
 
-bool qnti_codebook_is(const struct qnti_codebook *book, unsigned bits, const float *table)
+bool qnti_codebook_is(const struct qnti_codebook *book, const struct qnti_grid *grid)
 {
-    for (size_t i = 0; bits == book->bits && i < (size_t)1 << bits; i++)
-        if (table[i] != book->level[i])
+    if (!grid->table || grid->bits != book->bits || grid->levels != 1u << book->bits)
+        return false;
+    for (size_t i = 0; i < grid->levels; i++)
+        if (grid->table[i] != book->level[i])
             return false;
-    return bits == book->bits;
+    return true;
 }
 
 /* --- rounding --- */

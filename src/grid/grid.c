@@ -21,7 +21,10 @@ void qnti_grid_round(const struct qnti_grid *grid, const float *codebook, size_t
         grid->kernels->min_round(n, x, scale, offset, stride, top, code, value);
         return;
     case QNTI_FORM_CODEBOOK:
-        qnti_codebook_round(grid, codebook, n, x, scale, offset, stride, code, value);
+        if (qnti_in_pairs(grid))
+            qnti_pairs_round(grid, n, x, scale, stride, code, value);
+        else
+            qnti_codebook_round(grid, codebook, n, x, scale, offset, stride, code, value);
         return;
     case QNTI_FORM_FLOAT:
         for (size_t i = 0; value && i < n; i++)

@@ -79,12 +79,22 @@ struct qnti_codebook {
     const struct qnti_small_float *number;   /* levels are all numbers of this type, and rounded as such; or NULL */
 };
 
+/* Levels of the kind "pairs", and the search for their scale. */
+struct qnti_pairs {
+    bool flint;                   /* normal levels are small floats, else integers */
+    bool is_signed;               /* levels below 0 too */
+    bool outliers;                /* wide levels: numbers 2k, 2k + 1 of a row are a pair, of which one may be such */
+    bool larger;                  /* of two the larger stays, else the first */
+    unsigned search_low, search_high;   /* the scale: percentages of the base tried, every second, high not */
+};
+enum { QNTI_PAIRS_LEAST_BITS = 3, QNTI_PAIRS_MOST_BITS = 8, QNTI_PAIRS_MOST_LEVELS = 511, QNTI_PAIRS_MOST_STEPS = 500 };
+
 struct qnti_grid {
     const struct qnti_grid_kind *kind;
     const struct qnti_kernels *kernels;
     enum qnti_form form;
     unsigned bits;                /* of a stored code */
-    unsigned levels;              /* codes run from 0 to levels - 1 */
+    unsigned levels;              /* codes run from 0 to levels - 1; of pairs, stored together, more than 1 << bits */
     struct qnti_map map;
     size_t span;                  /* columns that one fit sees; 0: one group */
     qnt_dtype float_type;         /* QNTI_FORM_FLOAT */
@@ -100,6 +110,7 @@ struct qnti_grid {
     const struct qnti_grid *scale_grid, *offset_grid;  /* scales, offsets that are codes themselves */
     const float *table;           /* QNTI_FORM_CODEBOOK: [levels] of the grid's kind, copied by its numbers; or NULL: */
     const struct qnti_codebook *book;   /* the table's bounds; NULL: codes are of the nearest level */
+    struct qnti_pairs pairs;      /* of a grid of that kind, whose table ascends */
     unsigned codebook_size;       /* levels of a codebook that the numbers choose */
     bool codebook_per_row;
     /* What the affine kinds' fit is asked for (rtn.md). */
@@ -116,7 +127,7 @@ struct qnti_grid {
 struct qnti_numbers {
     size_t rows, cols;
     struct qnti_grid grid;
-    uint8_t *code8;               /* [rows * cols], for at most 8 bits */
+    uint8_t *code8;               /* [rows * cols], for at most 8 bits and 256 levels */
     uint16_t *code16;             /* for more */
     float *value;                 /* the numbers as stored: always with FORM_FLOAT; else where they were asked for */
     struct qnti_numbers *scale, *offset, *codebook;   /* NULL where the grid has none */
@@ -158,7 +169,10 @@ const float *qnti_numbers_codebook(const struct qnti_numbers *numbers, size_t r)
 void qnti_numbers_affine(const struct qnti_numbers *numbers, size_t r, size_t c, float *scale, float *offset);
 
 /* --- grid.c --- */
-/* Codes and values of n independent numbers, number i with scale[i * stride], offset[i * stride] (stride 0 or 1). */
+/*
+ * Codes and values of n independent numbers, number i with scale[i * stride], offset[i * stride] (stride 0 or 1). On a
+ * grid of pairs numbers 2i, 2i + 1 of one scale are a pair: such runs begin at even columns of a row; stride 1: alone.
+ */
 void qnti_grid_round(const struct qnti_grid *grid, const float *codebook, size_t n, const float *x, const float *scale,
                      const float *offset, size_t stride, uint16_t *code, float *value);
 void qnti_grid_value(const struct qnti_grid *grid, const float *codebook, size_t n, const uint16_t *code,
@@ -189,8 +203,8 @@ struct qnti_grid qnti_free_levels_grid(const struct qnti_kernels *kernels, unsig
 extern const struct qnti_grid_kind qnti_codebook_kind;
 extern const struct qnti_codebook qnti_nf4, qnti_fp4;  /* bitsandbytes' 4 bits */
 extern const struct qnti_codebook qnti_dynamic8;       /* bitsandbytes' dynamic map, for scales that are codes */
-/* Whether these are the codebook's levels. */
-bool qnti_codebook_is(const struct qnti_codebook *book, unsigned bits, const float *table);
+/* Whether the grid's levels are the codebook's. */
+bool qnti_codebook_is(const struct qnti_codebook *book, const struct qnti_grid *grid);
 /* The grid of a codebook in runs of `block` numbers of the flattened matrix. */
 struct qnti_grid qnti_codebook_grid(const struct qnti_kernels *kernels, const struct qnti_codebook *book, size_t block,
                                     qnt_dtype scale_type);
@@ -200,8 +214,8 @@ void qnti_codebook_round(const struct qnti_grid *grid, const float *codebook, si
 /* small_float.c: floats of few bits, scaled by the largest level. */
 extern const struct qnti_grid_kind qnti_small_float_kind;
 extern const struct qnti_codebook qnti_fp8_e4m3, qnti_fp4_e2m1;
-/* Which of them has these levels; NULL: none. */
-const struct qnti_codebook *qnti_small_float_book(unsigned bits, const float *table);
+/* Which of them has the grid's levels; NULL: none. */
+const struct qnti_codebook *qnti_small_float_book(const struct qnti_grid *grid);
 /* Groups of `group_size` columns of a row (0: the row); a scale_grid of the kind below may be added. */
 struct qnti_grid qnti_small_float_grid(const struct qnti_kernels *kernels, const struct qnti_codebook *book,
                                        size_t group_size, qnt_dtype scale_type);
@@ -211,6 +225,29 @@ struct qnti_grid qnti_divided_grid(const struct qnti_kernels *kernels, const str
 /* qnti_grid_round on a grid of them. */
 void qnti_small_float_round(const struct qnti_grid *grid, size_t n, const float *x, const float *scale, size_t stride,
                             uint16_t *code, float *value);
+/* pairs.c: levels of pairs, 3 to 8 bits, in groups of an even number of columns (0: the row). */
+extern const struct qnti_grid_kind qnti_pairs_kind;
+/* The levels ascend in `table`, which must outlive the grid. */
+struct qnti_grid qnti_pairs_grid(const struct qnti_kernels *kernels, unsigned bits, struct qnti_pairs pairs,
+                                 size_t group_size, qnt_dtype scale_type, float table[QNTI_PAIRS_MOST_LEVELS]);
+/* Whether the grid is of that kind; whether a code of it is an outlier; the code of 0. */
+bool qnti_in_pairs(const struct qnti_grid *grid);
+bool qnti_pairs_outlier(const struct qnti_grid *grid, unsigned code);
+unsigned qnti_pairs_zero(const struct qnti_grid *grid);
+/* qnti_grid_round on one. */
+void qnti_pairs_round(const struct qnti_grid *grid, size_t n, const float *x, const float *scale, size_t stride,
+                      uint16_t *code, float *value);
+/*
+ * The search of its fit, for who shares a tensor among threads: how many steps are tried; the base of numbers
+ * [rows][stride] that share a scale; a step's scale as it is stored; a row's square error with each, added to
+ * errors [steps], in the memory that a fit of n columns asks for; the first step of the least.
+ */
+size_t qnti_pairs_steps(const struct qnti_grid *grid);
+float qnti_pairs_base(const struct qnti_grid *grid, const float *x, size_t rows, size_t cols, size_t stride);
+float qnti_pairs_scale(const struct qnti_grid *grid, float base, size_t step);
+void qnti_pairs_errors(const struct qnti_grid *grid, float base, size_t n, const float *x, void *scratch,
+                       double *errors);
+size_t qnti_pairs_best(const double *errors, size_t n);
 /* ggml.c: the grid of a ggml block type ("q4_0" ...); false if there is none of that name. */
 bool qnti_ggml_grid(const struct qnti_kernels *kernels, const char *name, struct qnti_grid *grid);
 

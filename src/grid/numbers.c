@@ -16,7 +16,7 @@ static qnt_status create_codes(qnt_context *ctx, struct qnti_numbers *q)
         return qnti_fail(ctx, QNT_NO_MEMORY, "a matrix of %zu x %zu is too large", q->rows, q->cols);
     if (q->grid.form == QNTI_FORM_FLOAT)
         return QNTI_NEW(ctx, n, &q->value);
-    return q->grid.bits <= 8 ? QNTI_NEW(ctx, n, &q->code8) : QNTI_NEW(ctx, n, &q->code16);
+    return q->grid.bits <= 8 && q->grid.levels <= 256 ? QNTI_NEW(ctx, n, &q->code8) : QNTI_NEW(ctx, n, &q->code16);
 }
 
 /* Scales or offsets: plain numbers of the grid's type, or codes on a grid of their own with values beside them. */
@@ -212,7 +212,7 @@ static double second_bits(const struct qnti_grid *grid, const struct qnti_grid *
 
 double qnti_grid_bits(const struct qnti_grid *grid, size_t rows, size_t cols)
 {
-    double bits = (double)grid->bits * (double)rows * (double)cols;
+    double bits = (double)grid->bits * (double)rows * (double)(qnti_in_pairs(grid) ? cols + cols % 2 : cols);
     bool codebook = grid->form == QNTI_FORM_CODEBOOK;
     if (grid->form == QNTI_FORM_FLOAT)
         return bits;

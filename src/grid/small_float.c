@@ -29,11 +29,11 @@ const struct qnti_codebook qnti_fp8_e4m3 = {"fp8 e4m3", 8, e4m3_level, NULL, NUL
 static const float e2m1_level[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
 const struct qnti_codebook qnti_fp4_e2m1 = {"fp4 e2m1", 4, e2m1_level, NULL, NULL, &qnti_e2m1};
 
-const struct qnti_codebook *qnti_small_float_book(unsigned bits, const float *table)
+const struct qnti_codebook *qnti_small_float_book(const struct qnti_grid *grid)
 {
     static const struct qnti_codebook *const books[] = {&qnti_fp8_e4m3, &qnti_fp4_e2m1};
-    for (size_t i = 0; table && i < sizeof books / sizeof *books; i++)
-        if (qnti_codebook_is(books[i], bits, table))
+    for (size_t i = 0; i < sizeof books / sizeof *books; i++)
+        if (qnti_codebook_is(books[i], grid))
             return books[i];
     return NULL;
 }

@@ -19,8 +19,8 @@ struct qnti_job;
 struct qnti_unit;
 
 /*
- * What a method does in a stage: to each layer for itself, to all layers of its unit at once, or, a transform, to what
- * the layers of a site share; at most one of them.
+ * What a method does in a stage: to each layer for itself, to all layers of its unit at once, but for what some of them
+ * brought along, or, a transform, to what the layers of a site share; at most one of them.
  */
 struct qnti_stage_functions {
     qnt_status (*layer)(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q);

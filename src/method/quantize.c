@@ -132,6 +132,22 @@ static qnt_status run_layer(const struct site *site, const qnt_recipe *recipe, c
     return status;
 }
 
+/* All layers at once, those that bring what the stage would choose with it already. */
+static qnt_status run_unit(const struct site *site, const qnt_recipe *recipe, const struct qnti_stage_functions *f,
+                           enum qnti_stage stage)
+{
+    double begin, seconds;
+    qnt_status status;
+    for (size_t i = 0; i < site->count; i++)
+        QNT_TRY(run_layer(site, recipe, NULL, stage, i));
+    begin = qnti_seconds();
+    status = f->unit(site->job, site->layers, site->count, site->q);
+    seconds = qnti_seconds() - begin;
+    for (size_t i = 0; i < site->count; i++)
+        site->q[i]->report.seconds += seconds / (double)site->count;
+    return status;
+}
+
 /*
  * A stage of one step: to the unit as a whole, or to layer after layer, each with its weights at hand. Layers that
  * bring what it would choose go without it; step NULL: there is nothing else.
@@ -143,7 +159,7 @@ static qnt_status run_stage(const struct site *site, const qnt_recipe *recipe, c
     if (step)
         site->job->params = step->params;
     if (f && f->unit && !gives_all(site, stage))
-        return f->unit(site->job, site->layers, site->count, site->q);
+        return run_unit(site, recipe, f, stage);
     for (size_t i = 0; i < site->count; i++)
         QNT_TRY(run_layer(site, recipe, f, stage, i));
     return QNT_OK;

@@ -21,6 +21,7 @@
     X(easyquant)   \
     X(hqq)         \
     X(bnb4)        \
+    X(olive)       \
     X(kv_cache)    \
     X(refine)
 

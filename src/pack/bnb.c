@@ -31,7 +31,7 @@ static const char *const dtype_names[] = {[QNT_F32] = "float32", [QNT_F16] = "fl
 static size_t book_of(const struct qnti_grid *grid)
 {
     size_t b = 0;
-    while (b < 2 && !(grid->table && qnti_codebook_is(books[b], grid->bits, grid->table)))
+    while (b < 2 && !qnti_codebook_is(books[b], grid))
         b++;
     return b;
 }

@@ -41,7 +41,7 @@ static bool is_float_type(qnt_dtype type)
 
 static const struct qnti_small_float *number_of(const struct qnti_grid *g)
 {
-    const struct qnti_codebook *book = g->form == QNTI_FORM_CODEBOOK ? qnti_small_float_book(g->bits, g->table) : NULL;
+    const struct qnti_codebook *book = g->form == QNTI_FORM_CODEBOOK ? qnti_small_float_book(g) : NULL;
     return book && g->constant_offset && g->offset == 0 ? book->number : NULL;
 }
 

@@ -284,7 +284,7 @@ static bool same_second(const struct qnti_grid *a, const struct qnti_grid *b)
 
 static bool same_levels(const struct qnti_grid *a, const struct qnti_codebook *book)
 {
-    return !book || (a->table && qnti_codebook_is(book, a->bits, a->table));
+    return !book || qnti_codebook_is(book, a);
 }
 
 /* Scales of a layout that stores floats of any type. */

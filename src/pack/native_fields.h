@@ -15,6 +15,9 @@ enum {
     GRID_CODEBOOK_PER_ROW, GRID_SYM, GRID_ABSMAX, GRID_INCLUDE_ZERO, GRID_HAS_VALUE, GRID_SIGNED, GRID_WORDS
 };
 
+/* PREFIX.pairs of a grid of pairs, in place of its levels: the members of struct qnti_pairs that say which they are */
+enum { PAIRS_FLINT, PAIRS_SIGNED, PAIRS_OUTLIERS, PAIRS_LARGER, PAIRS_WORDS };
+
 /*
  * PREFIX.act of an activation quantizer: whether static; f32 bits of clip and threshold; the type that inputs are
  * rounded to; whether the range counts what a column left out has below the threshold; whether a static scale was given

@@ -10,6 +10,7 @@
 #include "base/number.h"
 #include "base/tensor.h"
 #include "pack/native_fields.h"
+#include "pack/pair_codes.h"
 
 enum { MOST_LEVELS_OF_NUMBERS = 3, MOST_BITS = 16 };
 
@@ -65,6 +66,12 @@ bool qnti_reader_float_type(int32_t type)
     return qnti_within(type, QNT_F32, QNT_BF16) || qnti_within(type, QNT_F8_E4M3, QNT_F8_E8M0);
 }
 
+/* Two codes of a pair stand for more levels than each of them has bits for. */
+static int32_t most_levels(const struct qnti_reader *r, int32_t bits)
+{
+    return qnti_reader_find(r, "pairs") ? QNTI_PAIRS_MOST_LEVELS : 1 << bits;
+}
+
 static qnt_status check_grid(const struct qnti_reader *r, const int32_t *w)
 {
     if (!qnti_within(w[GRID_ROWS], 1, INT32_MAX) || !qnti_within(w[GRID_COLS], 1, INT32_MAX))
@@ -78,7 +85,7 @@ static qnt_status check_grid(const struct qnti_reader *r, const int32_t *w)
         return qnti_reader_bad(r, "grid", "has no scales, which its codes need");
     if (w[GRID_FORM] == QNTI_FORM_FLOAT)
         return QNT_OK;
-    if (!qnti_within(w[GRID_BITS], 1, MOST_BITS) || !qnti_within(w[GRID_LEVELS], 2, 1 << w[GRID_BITS]) ||
+    if (!qnti_within(w[GRID_BITS], 1, MOST_BITS) || !qnti_within(w[GRID_LEVELS], 2, most_levels(r, w[GRID_BITS])) ||
         !isfinite(qnti_float((uint32_t)w[GRID_OFFSET_BITS])))
         return qnti_reader_bad(r, "grid", "has impossible bits, levels or offset");
     if (w[GRID_SIGNED] && !(fabsf(qnti_float((uint32_t)w[GRID_OFFSET_BITS])) <= 1 << MOST_BITS))
@@ -151,15 +158,42 @@ static qnt_status read_table(const struct qnti_reader *r, size_t levels, float *
     return qnti_reader_floats(r, "table", QNT_F32, levels, *table);
 }
 
+/* Levels of pairs are known from what they are. */
+static qnt_status read_pairs(const struct qnti_reader *r, struct qnti_grid *grid, float **table)
+{
+    struct qnti_grid known;
+    int32_t w[PAIRS_WORDS];
+    QNT_TRY(qnti_reader_words(r, "pairs", PAIRS_WORDS, w));
+    for (size_t i = 0; i < PAIRS_WORDS; i++)
+        if (!qnti_within(w[i], 0, 1))
+            return qnti_reader_bad(r, "pairs", "holds neither 0 nor 1");
+    if (!qnti_within((int32_t)grid->bits, QNTI_PAIRS_LEAST_BITS, QNTI_PAIRS_MOST_BITS) ||
+        grid->map.kind != QNTI_MAP_TILES || grid->map.cols % 2 || !grid->constant_offset || grid->offset != 0)
+        return qnti_reader_bad(r, "grid", "has bits, groups or an offset that pairs cannot have");
+    QNT_TRY(QNTI_NEW_RAW(r->ctx, QNTI_PAIRS_MOST_LEVELS, table));
+    known = qnti_pairs_grid(grid->kernels, grid->bits,
+                            (struct qnti_pairs){.flint = w[PAIRS_FLINT], .is_signed = w[PAIRS_SIGNED],
+                                                .outliers = w[PAIRS_OUTLIERS], .larger = w[PAIRS_LARGER]},
+                            grid->map.cols, grid->scale_type, *table);
+    known.map.rows = grid->map.rows;
+    if (known.levels != grid->levels)
+        return qnti_reader_bad(r, "grid", "has another number of levels than its pairs");
+    *grid = known;
+    return QNT_OK;
+}
+
 /* What the codes of a codebook that its kind fixes stand for; *table is to be freed. */
 static qnt_status read_levels(const struct qnti_reader *r, struct qnti_grid *grid, float **table)
 {
+    if (qnti_reader_find(r, "pairs") && grid->form == QNTI_FORM_CODEBOOK && !grid->codebook_size)
+        return read_pairs(r, grid, table);
+    if (qnti_reader_find(r, "pairs"))
+        return qnti_reader_bad(r, "pairs", "stands beside codes of another kind");
     if (grid->form != QNTI_FORM_CODEBOOK || grid->codebook_size)
         return QNT_OK;
     QNT_TRY(read_table(r, grid->levels, table));
     grid->table = *table;
-    if (grid->levels == 1u << grid->bits)
-        grid->book = qnti_small_float_book(grid->bits, *table);
+    grid->book = qnti_small_float_book(grid);
     if (grid->book)
         grid->kind = &qnti_small_float_kind;
     if (!qnti_reader_find(r, "divisor"))
@@ -170,6 +204,14 @@ static qnt_status read_levels(const struct qnti_reader *r, struct qnti_grid *gri
     return qnti_reader_bad(r, "divisor", "is not above 0, or stands beside scales");
 }
 
+static qnt_status read_pair_codes(const struct qnti_reader *r, struct qnti_numbers *q)
+{
+    const struct qnti_tensor *t = qnti_reader_find(r, "codes");
+    if (!t || strcmp(t->dtype, "U8") != 0 || t->bytes != qnti_pair_codes_bytes(q))
+        return qnti_reader_bad(r, "codes", "is missing or of another size than its grid says");
+    return qnti_pair_codes_read(q, t->data) ? QNT_OK : qnti_reader_bad(r, "codes", "holds what is no pair");
+}
+
 /* Codes at their width; each must be a level. */
 static qnt_status read_codes(const struct qnti_reader *r, struct qnti_numbers *q)
 {
@@ -178,6 +220,8 @@ static qnt_status read_codes(const struct qnti_reader *r, struct qnti_numbers *q
     const struct qnti_tensor *t = qnti_reader_find(r, "codes");
     size_t n = q->rows * q->cols;
     uint16_t code[CHUNK];
+    if (qnti_in_pairs(&q->grid))
+        return read_pair_codes(r, q);
     if (!t || strcmp(t->dtype, "U8") != 0 || t->bytes != qnti_ceil_div(n * q->grid.bits, 8))
         return qnti_reader_bad(r, "codes", "is missing or of another size than its grid says");
     for (size_t done = 0; done < n; done += CHUNK) {
@@ -304,16 +348,28 @@ qnt_status qnti_reader_numbers(const struct qnti_reader *r, const char *suffix, 
     return QNT_OK;
 }
 
-/* Activations have no codebooks but those of small floats, whose levels the library knows. */
-static qnt_status read_small_float(const struct qnti_reader *r, struct qnti_grid *grid)
+/* --- grids without numbers --- */
+
+/* A grid whose scales are made at run time, or known, and what it points to. */
+struct bare {
+    char prefix[QNTI_READER_NAME_BYTES];
+    struct qnti_grid grid, scales;
+    uint32_t *index;
+    float *table;
+};
+
+static void bare_free(qnt_context *ctx, struct bare *bare)
 {
-    float *table = NULL;
-    qnt_status status;
-    if (grid->form != QNTI_FORM_CODEBOOK)
+    qnti_free(ctx, bare->index);
+    qnti_free(ctx, bare->table);
+}
+
+/* Activations have no codebooks but those of small floats and of pairs, whose levels the library knows. */
+static qnt_status read_known_levels(const struct qnti_reader *r, struct qnti_grid *grid, float **table)
+{
+    QNT_TRY(read_levels(r, grid, table));
+    if (grid->form != QNTI_FORM_CODEBOOK || qnti_in_pairs(grid))
         return QNT_OK;
-    status = read_levels(r, grid, &table);
-    qnti_free(r->ctx, table);
-    QNT_TRY(status);
     if (!grid->book || !grid->constant_offset || grid->offset != 0)
         return qnti_reader_bad(r, "grid", "has a codebook that activations cannot have");
     grid->table = grid->book->level;
@@ -325,59 +381,59 @@ static qnt_status read_scale_grid(const struct qnti_reader *r, struct qnti_grid 
 {
     char prefix[QNTI_READER_NAME_BYTES];
     struct qnti_reader inner = {r->ctx, r->file, prefix, 1};
+    float *table = NULL;
     size_t rows, cols;
     bool value;
+    qnt_status status;
     if (!qnti_reader_find(r, "scale.grid") || qnti_reader_find(r, "scale.codes") || qnti_reader_find(r, "scale.values"))
         return QNT_OK;
     if (snprintf(prefix, sizeof prefix, "%s.scale", r->prefix) >= (int)sizeof prefix)
         return qnti_reader_bad(r, "scale", "has too long a name");
     QNT_TRY(read_grid(&inner, scales, &rows, &cols, &value));
-    QNT_TRY(read_small_float(&inner, scales));
+    status = read_known_levels(&inner, scales, &table);
+    qnti_free(r->ctx, table);
+    QNT_TRY(status);
     if (!scales->book || scales->map.kind != QNTI_MAP_NONE || !(scales->divisor > 0) || !grid->book)
         return qnti_reader_bad(&inner, "grid", "is no grid of scales that activations can have");
     grid->scale_grid = scales;
     return QNT_OK;
 }
 
-/*
- * A grid whose scales are made at run time, for rows of `cols` numbers; `prefix` becomes its name, its index, if it has
- * one, is to be freed, its scales' grid is in `scales`.
- */
-static qnt_status read_bare_grid(const struct qnti_reader *r, const char *suffix, size_t cols,
-                                 char prefix[QNTI_READER_NAME_BYTES], struct qnti_grid *grid,
-                                 struct qnti_grid *scales, uint32_t **index)
+/* For rows of `cols` numbers; *bare is zero before, and to be freed whatever comes of it. */
+static qnt_status read_bare_grid(const struct qnti_reader *r, const char *suffix, size_t cols, struct bare *bare)
 {
-    struct qnti_reader inner = {r->ctx, r->file, prefix, 1};
+    struct qnti_reader inner = {r->ctx, r->file, bare->prefix, 1};
+    struct qnti_grid *grid = &bare->grid;
     size_t grid_rows, grid_cols;
     bool value;
-    if (snprintf(prefix, QNTI_READER_NAME_BYTES, "%s.%s_grid", r->prefix, suffix) >= QNTI_READER_NAME_BYTES)
+    if (snprintf(bare->prefix, sizeof bare->prefix, "%s.%s_grid", r->prefix, suffix) >= (int)sizeof bare->prefix)
         return qnti_reader_bad(r, suffix, "has too long a name");
     QNT_TRY(read_grid(&inner, grid, &grid_rows, &grid_cols, &value));
     if (grid_cols != cols)
         return qnti_reader_bad(&inner, "grid", "is not of the layer's width");
-    QNT_TRY(read_small_float(&inner, grid));
-    QNT_TRY(read_scale_grid(&inner, grid, scales));
+    QNT_TRY(read_known_levels(&inner, grid, &bare->table));
+    QNT_TRY(read_scale_grid(&inner, grid, &bare->scales));
     if (grid->map.kind == QNTI_MAP_STRIDED || grid->map.kind == QNTI_MAP_NONE)
         return qnti_reader_bad(&inner, "grid", "has strided groups or none, which activations cannot have");
     if (grid->map.kind == QNTI_MAP_INDEX)
-        QNT_TRY(read_index(&inner, cols, grid->map.index_groups, index));
-    grid->map.index = *index;
+        QNT_TRY(read_index(&inner, cols, grid->map.index_groups, &bare->index));
+    grid->map.index = bare->index;
     return QNT_OK;
 }
 
 qnt_status qnti_reader_act(const struct qnti_reader *r, const char *suffix, size_t cols, struct qnti_actquant **act)
 {
-    char prefix[QNTI_READER_NAME_BYTES];
-    struct qnti_reader inner = {r->ctx, r->file, prefix, 1};
-    struct qnti_grid grid, scales;
+    struct bare bare = {.index = NULL};
+    struct qnti_reader inner = {r->ctx, r->file, bare.prefix, 1};
     int32_t words[ACT_WORDS];
-    uint32_t *index = NULL;
     qnt_status status;
     if (!qnti_reader_find(r, suffix))
         return QNT_OK;
     QNT_TRY(qnti_reader_words(r, suffix, ACT_WORDS, words));
-    QNT_CHECK(read_bare_grid(r, suffix, cols, prefix, &grid, &scales, &index));
-    QNT_CHECK(qnti_actquant_create(r->ctx, &grid, cols, words[ACT_FIXED] != 0, act));
+    QNT_CHECK(read_bare_grid(r, suffix, cols, &bare));
+    if (qnti_in_pairs(&bare.grid) && !words[ACT_FIXED])
+        QNT_CHECK(qnti_reader_bad(r, suffix, "has pairs without a scale"));
+    QNT_CHECK(qnti_actquant_create(r->ctx, &bare.grid, cols, words[ACT_FIXED] != 0, act));
     (*act)->clip = qnti_float((uint32_t)words[ACT_CLIP_BITS]);
     (*act)->threshold = qnti_float((uint32_t)words[ACT_THRESHOLD_BITS]);
     (*act)->input_type = (qnt_dtype)words[ACT_INPUT_TYPE];
@@ -388,25 +444,25 @@ qnt_status qnti_reader_act(const struct qnti_reader *r, const char *suffix, size
     if ((*act)->fixed)
         QNT_CHECK(read_parts(&inner, (*act)->fixed));
 cleanup:
-    qnti_free(r->ctx, index);
+    bare_free(r->ctx, &bare);
     return status;
 }
 
 qnt_status qnti_reader_cache(const struct qnti_reader *r, size_t out, struct qnti_cache **cache)
 {
-    char prefix[QNTI_READER_NAME_BYTES];
+    struct bare bare = {.index = NULL};
+    struct qnti_grid grid;
     int32_t w[CACHE_WORDS];
-    uint32_t *index = NULL;
-    struct qnti_grid grid, scales;
     qnt_status status;
     if (!qnti_reader_find(r, "output"))
         return QNT_OK;
     QNT_TRY(qnti_reader_words(r, "output", CACHE_WORDS, w));
     if (w[CACHE_HEAD_DIM] < 1 || w[CACHE_WINDOW] < 0 || w[CACHE_SINKS] < 0)
         return qnti_reader_bad(r, "output", "has an impossible head or window");
-    status = read_bare_grid(r, "output", (size_t)w[CACHE_HEAD_DIM], prefix, &grid, &scales, &index);
-    qnti_free(r->ctx, index);
+    status = read_bare_grid(r, "output", (size_t)w[CACHE_HEAD_DIM], &bare);
+    bare_free(r->ctx, &bare);
     QNT_TRY(status);
+    grid = bare.grid;
     if (grid.map.kind != QNTI_MAP_TILES || grid.map.rows != 1 || grid.form == QNTI_FORM_CODEBOOK)
         return qnti_reader_bad(r, "output", "has groups that are no runs");
     if (grid.real_offset)

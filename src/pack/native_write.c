@@ -9,6 +9,7 @@
 #include "base/number.h"
 #include "base/tensor.h"
 #include "pack/native_fields.h"
+#include "pack/pair_codes.h"
 
 struct writer {
     qnt_context *ctx;
@@ -74,6 +75,17 @@ static qnt_status add_floats(const struct writer *w, const char *suffix, qnt_dty
     return QNT_OK;
 }
 
+static qnt_status add_pair_codes(const struct writer *w, const struct qnti_numbers *q)
+{
+    size_t bytes = qnti_pair_codes_bytes(q);
+    void *data;
+    QNT_TRY(add(w, "codes", "U8", 1, bytes, 0, bytes, &data));
+    if (qnti_pair_codes_write(q, data))
+        return QNT_OK;
+    return qnti_fail(w->ctx, QNT_UNSUPPORTED, "%s has pairs of numbers with two outliers, or none but one's victim",
+                     w->prefix);
+}
+
 /* All codes of a matrix as one stream of bits, in chunks of a whole number of bytes. */
 static qnt_status add_codes(const struct writer *w, const struct qnti_numbers *q)
 {
@@ -82,6 +94,8 @@ static qnt_status add_codes(const struct writer *w, const struct qnti_numbers *q
     size_t n = q->rows * q->cols, bytes = qnti_ceil_div(n * q->grid.bits, 8);
     uint16_t code[CHUNK];
     void *data;
+    if (qnti_in_pairs(&q->grid))
+        return add_pair_codes(w, q);
     QNT_TRY(add(w, "codes", "U8", 1, bytes, 0, bytes, &data));
     for (size_t done = 0; done < n; done += CHUNK) {
         size_t run = qnti_min(CHUNK, n - done);
@@ -119,9 +133,14 @@ static qnt_status add_grid(const struct writer *w, const struct qnti_numbers *q)
     return add_words(w, "grid", words, GRID_WORDS);
 }
 
-/* What the levels of a codebook are: a table, and what all of them are divided by. */
+/* What the levels of a codebook are: a table, and what all of them are divided by; or which pairs. */
 static qnt_status add_levels(const struct writer *w, const struct qnti_grid *g)
 {
+    const struct qnti_pairs *p = &g->pairs;
+    int32_t words[PAIRS_WORDS] = {[PAIRS_FLINT] = p->flint, [PAIRS_SIGNED] = p->is_signed,
+                                  [PAIRS_OUTLIERS] = p->outliers, [PAIRS_LARGER] = p->larger};
+    if (qnti_in_pairs(g))
+        return add_words(w, "pairs", words, PAIRS_WORDS);
     if (g->table)
         QNT_TRY(add_floats(w, "table", QNT_F32, g->table, 1, g->levels, 0));
     return g->divisor > 0 ? add_floats(w, "divisor", QNT_F32, &g->divisor, 1, 1, 0) : QNT_OK;

@@ -225,14 +225,32 @@ static qnt_status get_nested_codebook(const qnt_qlinear *q, qnt_part *part)
     return scale ? get_floats(q, scale->table, 1, scale->grid.levels, 1, part) : QNT_NOT_FOUND;
 }
 
+/* Codes of a wide level, in a segment whose grid has such. */
+static void mark_wide(const qnt_qlinear *q, const struct qnti_segment *s, uint8_t *mask)
+{
+    for (size_t r = 0; r < q->out; r++)
+        for (size_t c = 0; c < s->cols; c++)
+            mask[r * q->in + column_of(q, s->first + c)] =
+                qnti_pairs_outlier(&s->weight->grid, qnti_numbers_code(s->weight, r, c));
+}
+
+static bool has_wide(const struct qnti_segment *s)
+{
+    return s && s->weight && qnti_in_pairs(&s->weight->grid) && s->weight->grid.pairs.outliers;
+}
+
+/* Weights that are not as the others: kept outside the grid, or on its wide levels. */
 static qnt_status get_outlier_mask(const qnt_qlinear *q, qnt_part *part)
 {
     uint8_t *mask;
-    if (!q->sparse.row_start)
+    if (!q->sparse.row_start && !has_wide(main_segment(q)))
         return QNT_NOT_FOUND;
     QNT_TRY(new_part(q, part, 2, q->out, q->in));
     mask = part->data;
-    for (size_t r = 0; r < q->out; r++)
+    for (size_t s = 0; s < q->segment_count; s++)
+        if (has_wide(&q->segments[s]))
+            mark_wide(q, &q->segments[s], mask);
+    for (size_t r = 0; q->sparse.row_start && r < q->out; r++)
         for (size_t i = q->sparse.row_start[r]; i < q->sparse.row_start[r + 1]; i++)
             mask[r * q->in + column_of(q, q->sparse.column[i])] = 1;
     return QNT_OK;

@@ -348,5 +348,8 @@ static qnt_status feedback_chunk(void *arg, size_t index)
 qnt_status qnti_error_feedback(qnt_context *ctx, const struct qnti_feedback *f, struct qnti_numbers *q)
 {
     struct feedback_task t = {ctx, f, q, qnti_chunk_rows(&q->grid, q->rows, CHUNK_ROWS)};
+    if (qnti_in_pairs(&q->grid) && q->grid.pairs.outliers)
+        return qnti_fail(ctx, QNT_UNSUPPORTED, "error feedback goes column by column, but on a grid of outlier-victim "
+                                               "pairs a number's level depends on its neighbour in the next");
     return qnti_parallel(ctx, qnti_ceil_div(q->rows, t.chunk), feedback_chunk, &t);
 }

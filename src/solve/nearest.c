@@ -149,6 +149,41 @@ qnt_status qnti_nearest_codes(qnt_context *ctx, const float *w, struct qnti_numb
     return qnti_parallel(ctx, q->rows, code_row, &t);
 }
 
+struct square {
+    qnt_context *ctx;
+    const float *w;
+    const struct qnti_numbers *q;
+    double *sums;                /* [rows] */
+};
+
+static qnt_status square_row(void *arg, size_t r)
+{
+    const struct square *t = arg;
+    size_t cols = t->q->cols;
+    const float *w = t->w + r * cols;
+    float *row;
+    QNT_TRY(QNTI_NEW_RAW(t->ctx, cols, &row));
+    qnti_numbers_values(t->q, r, 0, cols, row);
+    t->sums[r] = 0;
+    for (size_t c = 0; c < cols; c++)
+        t->sums[r] += ((double)w[c] - (double)row[c]) * ((double)w[c] - (double)row[c]);
+    qnti_free(t->ctx, row);
+    return QNT_OK;
+}
+
+qnt_status qnti_square_error(qnt_context *ctx, const float *w, const struct qnti_numbers *q, double *error)
+{
+    struct square t = {.ctx = ctx, .w = w, .q = q};
+    qnt_status status;
+    QNT_TRY(QNTI_NEW_RAW(ctx, q->rows, &t.sums));
+    status = qnti_parallel(ctx, q->rows, square_row, &t);
+    *error = 0;
+    for (size_t r = 0; status == QNT_OK && r < q->rows; r++)
+        *error += t.sums[r];
+    qnti_free(ctx, t.sums);
+    return status;
+}
+
 qnt_status qnti_nearest_costs(qnt_context *ctx, const float *w, size_t rows, size_t cols,
                               const struct qnti_grid *grid, float *costs)
 {

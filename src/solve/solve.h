@@ -25,6 +25,9 @@ qnt_status qnti_fit_all(qnt_context *ctx, const float *w, const float *importanc
 /* Codes only, on scales and offsets as they are. */
 qnt_status qnti_nearest_codes(qnt_context *ctx, const float *w, struct qnti_numbers *q);
 
+/* Sum of (W - Q)^2. */
+qnt_status qnti_square_error(qnt_context *ctx, const float *w, const struct qnti_numbers *q, double *error);
+
 /* What that would cost: costs [cols], of a unit of square error, times the sum over the rows of (W - Q)^2. */
 qnt_status qnti_nearest_costs(qnt_context *ctx, const float *w, size_t rows, size_t cols,
                               const struct qnti_grid *grid, float *costs);
@@ -52,6 +55,12 @@ qnt_status qnti_best_scale(qnt_context *ctx, const struct qnti_range_search *rul
 /* Scales of groups within rows, rounded to their type, and codes level - least, of W (rows, cols). */
 qnt_status qnti_search_ranges(qnt_context *ctx, const struct qnti_range_search *rule, const float *w,
                               struct qnti_numbers *q);
+
+/* --- pairs_search.c: the scale with which a tensor X (rows, cols) fits a grid of pairs best, and sum (X - Q)^2 --- */
+qnt_status qnti_pairs_search(qnt_context *ctx, const struct qnti_grid *grid, const float *x, size_t rows, size_t cols,
+                             float *scale, double *error);
+/* Scales of the filled q that leave a number of W (rows, cols) far beyond the largest outlier level. */
+size_t qnti_pairs_clipped(const float *w, const struct qnti_numbers *q);
 
 /* --- half_quadratic.c (HQQ): real zeros under a norm that forgives a few large errors --- */
 struct qnti_half_quadratic {

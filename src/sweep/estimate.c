@@ -63,8 +63,9 @@ static bool leaves_beside(const struct qnt_plan *plan)
 }
 
 /* Highest use of memory while a site is measured and quantized, beyond streams and block; flops of all blocks. */
-static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, bool hessian, double threads)
+static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, unsigned needs, double threads)
 {
+    bool hessian = needs & QNTI_NEED_HESSIAN;
     const struct qnti_config *c = &plan->job.source->config;
     double in = (double)qnti_site_width(c, site), largest;
     double tokens = qnti_plan_measures(plan) ? (double)plan->totals.tokens : 0;
@@ -78,6 +79,8 @@ static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, b
         n.memory += (4 + 4 + 4) * in * in;                /* f32 Hessian, its ordered copy, factor */
     if (hessian && !kept)
         n.memory += 4 * in * in;                          /* f64 sums (half), which one layer alone gives back */
+    if (needs & QNTI_NEED_SAMPLES)
+        n.memory += 2 * 4 * QNTI_MOST_SAMPLES * in;       /* and a copy behind the transform */
     if (plan->paired)
         n.memory += greater(8 * in * in, 3 * 4 * largest);  /* sums of pairs; the weight aimed at, two products */
     n.flops = 2 * tokens * weights;
@@ -96,12 +99,15 @@ static double weights_at(const struct qnt_plan *plan, enum qnti_site site)
     return sum;
 }
 
-static bool needs_hessian(const struct qnt_plan *plan)
+/* What is gathered for the stages behind the transforms, and a Hessian for these. */
+static unsigned needs_of(const struct qnt_plan *plan)
 {
+    unsigned needs = 0;
     for (size_t t = 0; t < plan->job.count; t++)
-        if (plan->recipes[t] && (qnti_recipe_needs(plan->recipes[t]) & QNTI_NEED_HESSIAN))
-            return true;
-    return false;
+        if (plan->recipes[t])
+            needs |= qnti_recipe_weights_needs(plan->recipes[t]) |
+                     (qnti_recipe_needs(plan->recipes[t]) & QNTI_NEED_HESSIAN);
+    return needs;
 }
 
 static double block_weights(const struct qnt_plan *plan)
@@ -172,9 +178,9 @@ static void estimate_work(struct qnt_plan *plan)
     double x = measures ? 4 * (double)plan->totals.tokens * (double)plan->job.source->config.hidden : 0;
     double base = PROCESS_BYTES + window_bytes(plan, threads);
     double memory = 0, spilled = 0, kept = 0;
-    bool hessian = needs_hessian(plan);
+    unsigned needs = needs_of(plan);
     for (enum qnti_site site = 0; site < QNTI_SITES; site++) {
-        struct need n = site_need(plan, site, hessian, threads);
+        struct need n = site_need(plan, site, needs, threads);
         n.memory += 4 * streams * weights_at(plan, site);
         memory = greater(memory, n.memory + n.kept);
         spilled = greater(spilled, n.memory);
