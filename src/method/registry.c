@@ -19,7 +19,9 @@
     X(hqq)         \
     X(bnb4)        \
     X(kv_cache)    \
-    X(refine)
+    X(zeroquant)   \
+    X(refine)      \
+    X(lorc)
 
 #define DECLARE(name) extern const struct qnti_method qnti_method_##name;
 METHODS(DECLARE)
