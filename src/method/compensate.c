@@ -35,7 +35,10 @@ static qnt_status error_row(void *arg, size_t r)
     return QNT_OK;
 }
 
-/* The Hessian by which errors count; NULL: all alike. Nothing comes through dead columns: they have no errors. */
+/*
+ * The Hessian by which errors count; NULL: all alike. Nothing comes through dead columns: they have no errors. Where
+ * none was measured it is that of the inputs as the layer quantizes them.
+ */
 static qnt_status find_hessian(struct qnti_job *job, const struct qnti_compensation *p, qnt_qlinear *q, const float **h)
 {
     size_t in = q->in;
@@ -43,7 +46,7 @@ static qnt_status find_hessian(struct qnti_job *job, const struct qnti_compensat
     *h = NULL;
     if (p->weight != QNTI_RANK_HESSIAN)
         return QNT_OK;
-    status = qnti_job_hessian(job);
+    status = job->calib && job->calib->hessian ? qnti_job_hessian(job) : qnti_job_quantized_hessian(job, q);
     if (status == QNT_NOT_FOUND)
         return qnti_qlinear_warn(q, "all errors count alike: %s", qnt_context_message(job->ctx));
     QNT_TRY(status);

@@ -3,8 +3,8 @@
  *
  * V1: scale max|w| / 2^(b-1), or (max - min) / 2^b with a whole zero (Yao et al., NeurIPS 2022). V2: a low-rank part
  * beside the codes (LoRC, 2023). FP: FP4 and FP8, scales that are powers of two or such shares of one (Wu et al., 2023).
- * HERO: static activations, by channels with scales that the weights take (2023). Rounded to nearest, or by GPTQ's
- * feedback with the Hessian of the quantized inputs. Distillation layer by layer is not here.
+ * HERO: static activations, by channels with scales that the weights take (2023). Rounded to nearest, or with GPTQ's
+ * feedback on the quantized inputs. Distillation layer by layer is not here.
  */
 #include "method/compensate.h"
 #include "method/feedback.h"
@@ -19,11 +19,11 @@ struct zeroquant_params {
 };
 
 enum { BY_TOKEN, BY_TENSOR, BY_CHANNEL };
-enum { SOLVER_RTN, SOLVER_GPTQ };
+enum { RTN, GPTQ };
 enum { FREE, M1, M2 };
 #define FORMATS "int|fp4_e2m1|fp4_e3m0|fp4_e1m2|fp8_e4m3|fp8_e5m2"
-static const struct qnti_codebook *const books[] = {NULL,           &qnti_fp4_e2m1, &qnti_fp4_e3m0,
-                                                    &qnti_fp4_e1m2, &qnti_fp8_e4m3, &qnti_fp8_e5m2};
+static const struct qnti_codebook *const books[] = {NULL, &qnti_fp4_e2m1, &qnti_fp4_e3m0, &qnti_fp4_e1m2,
+                                                    &qnti_fp8_e4m3, &qnti_fp8_e5m2};
 
 static bool quantizes_inputs(const struct zeroquant_params *p)
 {
@@ -43,8 +43,7 @@ static qnt_status zeroquant_transform(struct qnti_job *job, const qnt_layer *lay
                                       struct qnti_transform *t)
 {
     struct qnti_input_rule rule = input_rule(job->params);
-    (void)layers;
-    (void)count;
+    (void)layers, (void)count;
     return qnti_job_channel_scales(job, &rule, t);
 }
 
@@ -74,8 +73,7 @@ static qnt_status grid_of(struct qnti_job *job, const struct zeroquant_params *p
     }
     *grid = qnti_half_open_grid(job->kernels, (unsigned)p->bits, group, p->sym, type);
     if (p->groups && n % (size_t)p->groups)
-        return qnti_fail(job->ctx, QNT_INVALID, "zeroquant: groups=%d, which does not divide %zu numbers", p->groups,
-                         n);
+        return qnti_fail(job->ctx, QNT_INVALID, "zeroquant: groups=%d does not divide %zu numbers", p->groups, n);
     if (p->groups)
         grid->map = (struct qnti_map){.kind = QNTI_MAP_FLAT, .cols = n / (size_t)p->groups};
     return QNT_OK;
@@ -95,21 +93,19 @@ static qnt_status zeroquant_weights(struct qnti_job *job, const qnt_layer *layer
     struct qnti_grid grid;
     qnt_status status;
     QNT_TRY(grid_of(job, p, q->out * q->in, &grid));
-    if (p->solver == SOLVER_RTN)
+    if (p->solver == RTN)
         return qnti_round_to_nearest(job, &grid, q);
     status = qnti_job_quantized_hessian(job, q);
-    if (status == QNT_NOT_FOUND)
-        return qnti_fall_back(job, &grid, q, qnt_context_message(job->ctx));
-    QNT_TRY(status);
+    if (status != QNT_OK)
+        return status == QNT_NOT_FOUND ? qnti_fall_back(job, &grid, q, qnt_context_message(job->ctx)) : status;
     return qnti_feedback_weights(job, &p->feedback, &grid, layer, q);
 }
 
 static qnt_status zeroquant_correct(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     const struct zeroquant_params *p = job->params;
-    qnt_status status = p->part.weight == QNTI_RANK_HESSIAN ? qnti_job_quantized_hessian(job, q) : QNT_OK;
     (void)layer;
-    return status == QNT_OK || status == QNT_NOT_FOUND ? qnti_compensate(job, &p->part, q) : status;
+    return qnti_compensate(job, &p->part, q);
 }
 
 static qnt_status zeroquant_bits(struct qnti_job *job, const void *params, size_t out, size_t in, double *bits)
@@ -132,7 +128,7 @@ static bool zeroquant_offers(const void *params, enum qnti_stage stage)
 static unsigned zeroquant_needs(const void *params)
 {
     const struct zeroquant_params *p = params;
-    bool hessian = p->solver == SOLVER_GPTQ || (p->part.rank > 0 && p->part.weight == QNTI_RANK_HESSIAN);
+    bool hessian = p->solver == GPTQ || (p->part.rank > 0 && p->part.weight == QNTI_RANK_HESSIAN);
     return (hessian ? qnti_quantized_hessian_needs(quantizes_inputs(p)) : 0) |
            (quantizes_inputs(p) && input_rule(p).fixed ? QNTI_NEED_MOMENTS : 0u);
 }
@@ -146,25 +142,23 @@ static unsigned zeroquant_leaves(const void *params)
 static const struct qnti_damping *zeroquant_feedback(const void *params)
 {
     const struct zeroquant_params *p = params;
-    return p->solver == SOLVER_GPTQ ? &p->feedback.damping : NULL;
+    return p->solver == GPTQ ? &p->feedback.damping : NULL;
 }
 
 static qnt_status zeroquant_check(qnt_context *ctx, const void *params)
 {
     const struct zeroquant_params *p = params;
-    bool channel = p->act_granularity == BY_CHANNEL, floats = p->format != 0;
     const char *why = p->act_bits == 1 || (p->act_bits > 8 && p->act_bits < 16) ? "act_bits is 2 to 8, or 16" :
                       p->act_static && p->act_granularity == BY_TOKEN ? "act_static needs tensor or channel" :
-                      !p->act_sym && (channel || books[p->act_format]) ? "act_sym=false is for integers by token, tensor" :
-                      floats && (p->groups || !p->sym) ? "groups and sym=false are for format=int" :
-                      !floats && p->scale_restrict ? "scale_restrict is for formats of floats" :
-                      p->groups && p->solver == SOLVER_GPTQ ? "solver=gptq has no groups that cross rows" : NULL;
+                      !p->act_sym && (p->act_format || p->act_granularity == BY_CHANNEL) ? "act_sym=false is for integers" :
+                      p->format && (p->groups || !p->sym) ? "groups and sym=false are for format=int" :
+                      !p->format && p->scale_restrict ? "scale_restrict is for formats of floats" :
+                      p->groups && p->solver == GPTQ ? "solver=gptq has no groups that cross rows" : NULL;
     return why ? qnti_fail(ctx, QNT_INVALID, "zeroquant: %s", why) : QNT_OK;
 }
 
 #define ROW(name, kind, value, least, greatest, choices, help) \
     {#name, QNTI_PARAM_##kind, offsetof(struct zeroquant_params, name), value, least, greatest, choices, help}
-
 static const struct qnti_param rows[] = {
     ROW(bits, INT, 8, 2, 8, NULL, "bits of a code, format=int"),
     ROW(group_size, INT, 128, 0, 1 << 24, NULL, "columns that share a scale; 0: the whole row"),
@@ -188,7 +182,7 @@ static const struct qnti_param rows[] = {
 
 const struct qnti_method qnti_method_zeroquant = {
     .name = "zeroquant",
-    .title = "weights and activations in integers or small floats, low-rank compensation",
+    .title = "weights and activations in integers or small floats",
     .reference = "Yao et al., ZeroQuant, NeurIPS 2022; -V2, -FP, -HERO, 2023",
     .scope = QNTI_SCOPE_SITE,
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct zeroquant_params)},
