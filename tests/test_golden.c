@@ -9,7 +9,7 @@
 #include "layer_support.h"
 
 #define FOLDER SOURCE_DIR "/tests/golden/layer/"
-enum { CASES = 107 };          /* in all lists */
+enum { CASES = 117 };          /* in all lists */
 
 struct golden {
     qnt_context *ctx;
