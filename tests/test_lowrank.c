@@ -262,7 +262,7 @@ static void check_native(const struct layer *l)
     free(file);
 }
 
-/* Behind grids, kept weights, columns in another order, segments, transforms: what is left is the least there can be. */
+/* Behind grids, kept weights, moved columns, segments, transforms: what is left is the least there can be. */
 static void test_behind_all(void **state)
 {
     static const char *const before[] = {

@@ -6,8 +6,8 @@
 #include "base/number.h"
 
 /*
- * All codes are told apart, and each number goes to the nearest; between two to an even code, or, without a mantissa, up
- * but to 0.
+ * All codes are told apart, and each number goes to the nearest; between two to an even code, or, without a mantissa,
+ * up but to 0.
  */
 static void check_float(const struct qnti_small_float *f)
 {

@@ -26,8 +26,8 @@ struct qnti_compensation {
 #define QNTI_RANK_NONE_1 ""
 
 /*
- * Fills the layer's low-rank part, in place of one that it has, with what is nearest to its weight's errors. Its rank is
- * at most the layer's sides. Without a Hessian, where it should count, with a warning that all errors count alike.
+ * Fills the layer's low-rank part, in place of one that it has, with what is nearest to its weight's errors. Its rank
+ * is at most the layer's sides. Without a Hessian, where it should count, with a warning that all errors count alike.
  */
 qnt_status qnti_compensate(struct qnti_job *job, const struct qnti_compensation *p, qnt_qlinear *q);
 /* Bits of such a part. */

@@ -2,7 +2,7 @@
  * zeroquant.c - ranges of 2^b steps or small floats, for weights in groups and for activations by tokens.
  *
  * V1: scale max|w| / 2^(b-1), or (max - min) / 2^b with a whole zero (Yao et al., NeurIPS 2022). V2: a low-rank part
- * beside the codes (LoRC, 2023). FP: FP4 and FP8, scales that are powers of two or such shares of one (Wu et al., 2023).
+ * beside the codes (LoRC, 2023). FP: FP4, FP8, scales that are powers of two or such shares of one (Wu et al., 2023).
  * HERO: static activations, by channels with scales that the weights take (2023). Rounded to nearest, or with GPTQ's
  * feedback on the quantized inputs. Distillation layer by layer is not here.
  */
@@ -150,7 +150,7 @@ static qnt_status zeroquant_check(qnt_context *ctx, const void *params)
     const struct zeroquant_params *p = params;
     const char *why = p->act_bits == 1 || (p->act_bits > 8 && p->act_bits < 16) ? "act_bits is 2 to 8, or 16" :
                       p->act_static && p->act_granularity == BY_TOKEN ? "act_static needs tensor or channel" :
-                      !p->act_sym && (p->act_format || p->act_granularity == BY_CHANNEL) ? "act_sym=false is for integers" :
+                      !p->act_sym && (p->act_format || p->act_granularity == BY_CHANNEL) ? "act_sym=false: integers only" :
                       p->format && (p->groups || !p->sym) ? "groups and sym=false are for format=int" :
                       !p->format && p->scale_restrict ? "scale_restrict is for formats of floats" :
                       p->groups && p->solver == GPTQ ? "solver=gptq has no groups that cross rows" : NULL;

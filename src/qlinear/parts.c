@@ -87,8 +87,8 @@ static bool in_blocks(const qnt_qlinear *q)
 }
 
 /*
- * Scale or offset of every (row, group); rows that are tied repeat theirs. A scale for the whole tensor is (1, 1), those
- * of runs over the flattened matrix (groups, 1).
+ * Scale or offset of every (row, group); rows that are tied repeat theirs. A scale for the whole tensor is (1, 1),
+ * those of runs over the flattened matrix (groups, 1).
  */
 static qnt_status get_affine(const qnt_qlinear *q, bool offsets, qnt_part *part)
 {
