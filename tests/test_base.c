@@ -491,6 +491,8 @@ static void test_each_allocation(void **state)
         {"hqq:axis=0,group_size=8,per_group_stop=true,scale_update=true", NULL},
         {"bnb4:block_size=32,double_quant=true,requantize=true", "bnb"},
         {"llm_int8", "bnb"},
+        {"zeroquant:act_granularity=channel,format=fp4_e2m1,scale_restrict=m2,group_size=8,solver=gptq,rank=3", NULL},
+        {"owq:keep_columns=4,group_size=8,lorc:rank=2,rank_bits=8,rank_weight=hessian", NULL},
     };
     qnt_context *ctx = context_of(1);
     float *w = random_floats(6 * 256, 1, 1);

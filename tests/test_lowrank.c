@@ -222,6 +222,24 @@ static void test_degenerate(void **state)
     qnt_context_destroy(other);
 }
 
+static qnt_status find_large(qnt_context *ctx, void *arg)
+{
+    struct qnti_low_rank *l = arg;
+    return qnti_low_rank(ctx, l);
+}
+
+static void test_allocations(void **state)
+{
+    enum { N = 300, RANK = 2 };
+    float *e = errors(N, N, 1);
+    struct qnti_low_rank l;
+    (void)state;
+    begin_low_rank(&l, N, N, RANK, e, NULL);
+    each_allocation_fails(find_large, &l);
+    end_low_rank(&l);
+    free(e);
+}
+
 /* --- lorc --- */
 
 static void begin(struct layer *l)
@@ -379,6 +397,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nearest), cmocka_unit_test(test_degenerate), cmocka_unit_test(test_behind_all),
         cmocka_unit_test(test_errors),  cmocka_unit_test(test_factors),    cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -226,6 +226,7 @@ static void ggufs(void **state)
 }
 
 static const char *const fine[] = {"bits=8", "group_size=16"};
+static const char *const channels[] = {"bits=8", "act_granularity=channel", "rank=2", "rank_weight=hessian"};
 static const char *const smooth[] = {"bits=8", "smooth_linears=true", "act_bits=16"};
 
 /* Eight bits in small groups lose little; a transform that is folded wrongly loses all. */
@@ -237,6 +238,7 @@ static const struct {
     {{.method = "gptq", .settings = fine, .setting_count = 2}, 0.15},
     {{.method = "awq,gptq", .settings = fine, .setting_count = 2}, 0.15},
     {{.method = "smoothquant", .settings = smooth, .setting_count = 3}, 0.3},
+    {{.method = "zeroquant", .settings = channels, .setting_count = 4, .samples = 200}, 0.3},
     {{.method = "squeezellm", .settings = (const char *const[]){"bits=8"}, .setting_count = 1}, 0.3},
 };
 
@@ -250,7 +252,7 @@ static void recipes(void **state)
             qnt_quantize_options options = runs[r].options;
             options.format = "native";
             options.output = "families/out";
-            options.samples = 4;
+            options.samples = options.samples ? options.samples : 4;
             options.seqlen = 20;
             if (strcmp(options.method, "rtn"))
                 options.calibration = "families/calibration.npy";

@@ -150,13 +150,13 @@ static qnt_status zeroquant_check(qnt_context *ctx, const void *params)
     const struct zeroquant_params *p = params;
     const char *why = p->act_bits == 1 || (p->act_bits > 8 && p->act_bits < 16) ? "act_bits is 2 to 8, or 16" :
                       p->act_static && p->act_granularity == BY_TOKEN ? "act_static needs tensor or channel" :
-                      !p->act_sym && (p->act_format || p->act_granularity == BY_CHANNEL) ? "act_sym=false: integers only" :
+                      !p->act_sym && p->act_format ? "act_sym=false is for act_format=int" :
+                      !p->act_sym && p->act_granularity == BY_CHANNEL ? "act_granularity=channel needs act_sym" :
                       p->format && (p->groups || !p->sym) ? "groups and sym=false are for format=int" :
                       !p->format && p->scale_restrict ? "scale_restrict is for formats of floats" :
                       p->groups && p->solver == GPTQ ? "solver=gptq has no groups that cross rows" : NULL;
     return why ? qnti_fail(ctx, QNT_INVALID, "zeroquant: %s", why) : QNT_OK;
 }
-
 #define ROW(name, kind, value, least, greatest, choices, help) \
     {#name, QNTI_PARAM_##kind, offsetof(struct zeroquant_params, name), value, least, greatest, choices, help}
 static const struct qnti_param rows[] = {
