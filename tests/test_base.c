@@ -496,6 +496,8 @@ static void test_each_allocation(void **state)
         {"os_plus:search_steps=2,act_granularity=group,act_group_size=8,gptq:bits=4", NULL},
         {"fptq:strategy=lae,mse=true,mse_grid=4", NULL},
         {"olive:group_size=8", NULL},
+        {"zeroquant:act_granularity=channel,format=fp4_e2m1,scale_restrict=m2,group_size=8,solver=gptq,rank=3", NULL},
+        {"owq:keep_columns=4,group_size=8,lorc:rank=2,rank_bits=8,rank_weight=hessian", NULL},
     }, read_back[] = {{"rtn", "gguf:q6_k"}, {"bnb4:double_quant=true", NULL}, {"olive", NULL}};
     qnt_context *ctx = context_of(1);
     float *w = random_floats(6 * 256, 1, 1);

@@ -44,6 +44,8 @@ static const char *const settings[][6] = {
     {"act_group_aware=true", "group_size=16", "refit_scales=true", "sym=true"},
     {"weighting=importance", "sensitive_fraction=0.05", "outlier_threshold=1.5"},
     {"axis=0", "optimizer=adam", "format=fp4", "double_quant=true", "block_size=32", "iterations=3"},
+    {"format=fp4_e2m1", "scale_restrict=m2", "solver=gptq", "rank=3", "rank_bits=8", "group_size=16"},
+    {"act_granularity=channel", "rank=2", "rank_weight=hessian", "groups=1", "bits=4", "sym=false"},
     {"bits=8", "solver=v2", "scale_update=true", "per_group_stop=true", "scale_search=true", "outlier_threshold=0"},
 };
 

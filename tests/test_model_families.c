@@ -226,6 +226,7 @@ static void ggufs(void **state)
 }
 
 static const char *const fine[] = {"bits=8", "group_size=16"};
+static const char *const channels[] = {"bits=8", "act_granularity=channel", "rank=2", "rank_weight=hessian"};
 static const char *const smooth[] = {"bits=8", "smooth_linears=true", "act_bits=16"};
 /* Twelve bits and inputs as they are: what is left is the transform, which changes nothing. */
 static const char *const twelve[] = {"rtn.bits=12", "group_size=16", "act_bits=16"};
@@ -243,6 +244,7 @@ static const struct {
     {{.method = "awq,gptq", .settings = fine, .setting_count = 2}, 0.15},
     {{.method = "smoothquant", .settings = smooth, .setting_count = 3}, 0.3},
     {{.method = "olive", .settings = (const char *const[]){"bits=8", "act_bits=8"}, .setting_count = 2}, 0.3},
+    {{.method = "zeroquant", .settings = channels, .setting_count = 4, .samples = 200}, 0.3},
     {{.method = "squeezellm", .settings = (const char *const[]){"bits=8"}, .setting_count = 1}, 0.3},
     {{.method = "outlier_suppression,rtn", .settings = twelve, .setting_count = 3}, 0.006},
     {{.method = "os_plus,rtn", .settings = shifted, .setting_count = 5}, 0.006},
@@ -259,7 +261,7 @@ static void recipes(void **state)
             qnt_quantize_options options = runs[r].options;
             options.format = "native";
             options.output = "families/out";
-            options.samples = 4;
+            options.samples = options.samples ? options.samples : 4;
             options.seqlen = 20;
             if (strcmp(options.method, "rtn"))
                 options.calibration = "families/calibration.npy";

@@ -327,6 +327,23 @@ static void check_codes(qnt_context *ctx, unsigned parts, const qnt_qlinear *q)
     qnt_part_free(&codes);
 }
 
+/* The second factor meets the inputs as they come, as a weight does. */
+static void check_lowrank(qnt_context *ctx, const qnt_qlinear *q)
+{
+    qnt_part part = part_of(ctx, q, "lowrank_b", QNT_F32, FULL_RANK, FULL_IN);
+    double *t = transform_matrix(&q->transform);
+    floats_equal(ctx, q, "lowrank_a", FULL_OUT, FULL_RANK, q->lowrank_a->value);
+    for (size_t k = 0; k < FULL_RANK; k++)
+        for (size_t c = 0; c < FULL_IN; c++) {
+            double sum = 0;
+            for (size_t i = 0; i < FULL_IN; i++)
+                sum += (double)q->lowrank_b->value[k * FULL_IN + i] * t[i * FULL_IN + c];
+            assert_true(fabs(sum - (double)((float *)part.data)[k * FULL_IN + c]) < 1e-5 * (1 + fabs(sum)));
+        }
+    qnt_part_free(&part);
+    free(t);
+}
+
 static void check_present(qnt_context *ctx, unsigned parts, const qnt_qlinear *q)
 {
     const struct qnti_numbers *w = q->segments[0].weight;
@@ -340,10 +357,8 @@ static void check_present(qnt_context *ctx, unsigned parts, const qnt_qlinear *q
         floats_equal(ctx, q, "scale", FULL_IN, 0, q->transform.scale);
         floats_equal(ctx, q, "shift", FULL_IN, 0, q->transform.shift);
     }
-    if (parts & FULL_LOWRANK) {
-        floats_equal(ctx, q, "lowrank_a", FULL_OUT, FULL_RANK, q->lowrank_a->value);
-        floats_equal(ctx, q, "lowrank_b", FULL_RANK, FULL_IN, q->lowrank_b->value);
-    }
+    if (parts & FULL_LOWRANK)
+        check_lowrank(ctx, q);
     if (parts & FULL_STATIC) {
         floats_equal(ctx, q, "act_scale", 1, 0, q->act->fixed->scale->value);
         floats_equal(ctx, q, "act_zero", 1, 0, q->act->fixed->offset->value);

@@ -54,7 +54,7 @@ QNT_API bool qnt_method_get(size_t index, qnt_method_info *info);
 typedef struct qnt_parameter_info {
     const char *name, *help;
     const char *type;                /* "int", "float", "bool", "enum" */
-    char default_value[24], range[48];
+    char default_value[24], range[64];
 } qnt_parameter_info;
 QNT_API bool qnt_method_parameter(size_t method, size_t index, qnt_parameter_info *info);
 

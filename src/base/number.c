@@ -38,7 +38,10 @@ uint16_t qnti_f32_to_f16(float x)
 }
 
 const struct qnti_small_float qnti_e4m3 = {"e4m3", 8, 3, -6, 448};
+const struct qnti_small_float qnti_e5m2 = {"e5m2", 8, 2, -14, 57344};
 const struct qnti_small_float qnti_e2m1 = {"e2m1", 4, 1, 0, 6};
+const struct qnti_small_float qnti_e3m0 = {"e3m0", 4, 0, -2, 16};
+const struct qnti_small_float qnti_e1m2 = {"e1m2", 4, 2, 1, 3.5f};
 
 unsigned qnti_small_code(const struct qnti_small_float *f, float x)
 {

@@ -57,7 +57,10 @@ struct qnti_small_float {
     float most;                  /* the largest magnitude; others become it */
 };
 extern const struct qnti_small_float qnti_e4m3;   /* OCP's FP8 E4M3: 448, 2^-9 .. */
+extern const struct qnti_small_float qnti_e5m2;   /* OCP's FP8 E5M2: 57344, 2^-16 .. */
 extern const struct qnti_small_float qnti_e2m1;   /* FP4: 0, 0.5, 1, 1.5, 2, 3, 4, 6 */
+extern const struct qnti_small_float qnti_e3m0;   /* 0, 0.25, 0.5, 1, 2, 4, 8, 16 */
+extern const struct qnti_small_float qnti_e1m2;   /* 0, 0.5, 1, ... 3.5 */
 /* Round to nearest even, beyond `most` to it; the sign is kept, so there is a -0. A NaN becomes `most`. */
 unsigned qnti_small_code(const struct qnti_small_float *f, float x);
 float qnti_small_value(const struct qnti_small_float *f, unsigned code);

@@ -42,6 +42,15 @@ enum qnti_form {
     QNTI_FORM_CODEBOOK   /* scale * codebook[code] (+ offset); without scales codebook[code], or that / divisor */
 };
 
+/*
+ * Scales of small floats: as compressed-tensors has them (a group of zeros the least one; in E8M0 its own rounding of
+ * the maximum), any number (a group of zeros 1), or powers of two, of the scale or, coded as halvings of the largest
+ * one of a row or the tensor, of its share of that: the next one up, down, or the nearest exponent.
+ */
+enum qnti_scale_rule {
+    QNTI_SCALE_COMPRESSED, QNTI_SCALE_FREE, QNTI_SCALE_UP, QNTI_SCALE_DOWN, QNTI_SCALE_NEAREST
+};
+
 /* Rows x cols of weights that one fit sees: whole groups, all rows that are tied. */
 struct qnti_band {
     const float *x;               /* [rows][stride] */
@@ -96,7 +105,7 @@ struct qnti_grid {
     unsigned bits;                /* of a stored code */
     unsigned levels;              /* codes run from 0 to levels - 1; of pairs, stored together, more than 1 << bits */
     struct qnti_map map;
-    size_t span;                  /* columns that one fit sees; 0: one group */
+    size_t span;                  /* columns that one fit sees; 0: one group; SIZE_MAX: the row */
     qnt_dtype float_type;         /* QNTI_FORM_FLOAT */
     qnt_dtype scale_type;         /* in which scales and offsets are stored, if they are not coded */
     bool integer_offset;          /* offsets are integers 0 .. levels - 1, stored in `bits` bits */
@@ -118,6 +127,8 @@ struct qnti_grid {
     bool absmax;                  /* sym: the largest magnitude is a level (G3), not half a step beyond (G2) */
     bool include_zero;            /* not sym: 0 is a level (G1), else min-max (G4) */
     bool whole_offset;            /* real_offset: a fit rounds its offsets all the same */
+    bool half_open;               /* `levels` steps in a range, whose end is no level, not levels - 1 (ZeroQuant) */
+    enum qnti_scale_rule scale_rule;
     bool search;                  /* try shrunk ranges */
     float search_norm;            /* exponent of the error */
     unsigned search_steps;        /* ranges tried */
@@ -197,6 +208,9 @@ struct qnti_grid qnti_affine_grid(const struct qnti_kernels *kernels, unsigned b
 struct qnti_grid qnti_minmax_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
                                   qnt_dtype scale_type);
 void qnti_minmax_affine(const struct qnti_grid *grid, float least, float greatest, float *scale, float *offset);
+/* The same whose ranges are half open, with whole zeros, signed codes where it is symmetric. */
+struct qnti_grid qnti_half_open_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size, bool sym,
+                                     qnt_dtype scale_type);
 /* codebook.c: `1 << bits` free levels for each row, stored in `type`; no scale. Solvers fill it, there is no fit. */
 struct qnti_grid qnti_free_levels_grid(const struct qnti_kernels *kernels, unsigned bits, qnt_dtype type);
 /* codebook.c: levels from a table, each group scaled by its largest magnitude. */
@@ -213,7 +227,7 @@ void qnti_codebook_round(const struct qnti_grid *grid, const float *codebook, si
                          const float *scale, const float *offset, size_t stride, uint16_t *code, float *value);
 /* small_float.c: floats of few bits, scaled by the largest level. */
 extern const struct qnti_grid_kind qnti_small_float_kind;
-extern const struct qnti_codebook qnti_fp8_e4m3, qnti_fp4_e2m1;
+extern const struct qnti_codebook qnti_fp8_e4m3, qnti_fp8_e5m2, qnti_fp4_e2m1, qnti_fp4_e3m0, qnti_fp4_e1m2;
 /* Which of them has the grid's levels; NULL: none. */
 const struct qnti_codebook *qnti_small_float_book(const struct qnti_grid *grid);
 /* Groups of `group_size` columns of a row (0: the row); a scale_grid of the kind below may be added. */
@@ -222,6 +236,10 @@ struct qnti_grid qnti_small_float_grid(const struct qnti_kernels *kernels, const
 /* Numbers that are levels over one divisor: scales that are codes. */
 struct qnti_grid qnti_divided_grid(const struct qnti_kernels *kernels, const struct qnti_codebook *book,
                                    float divisor);
+/* Scales become powers of two, by a rule, in 8 bits. */
+void qnti_power_scales(enum qnti_scale_rule rule, struct qnti_grid *grid);
+/* Or halvings of one number of each row, or of the tensor, in 7 bits: on `second`, the number in the grid's type. */
+void qnti_halved_scales(enum qnti_scale_rule rule, bool by_tensor, struct qnti_grid *second, struct qnti_grid *grid);
 /* qnti_grid_round on a grid of them. */
 void qnti_small_float_round(const struct qnti_grid *grid, size_t n, const float *x, const float *scale, size_t stride,
                             uint16_t *code, float *value);

@@ -3,7 +3,9 @@
  *
  *     scale = (hi - lo) / (levels - 1),   zero = -lo / scale,   code = rint(x / scale + zero)
  *
- * or, symmetric, lo = -hi and zero in the middle. A constant group is held
+ * or, symmetric, lo = -hi and zero in the middle; or, half open, (hi - lo) /
+ * levels, where what lies at the end of the range takes the last level, a step
+ * below it (Yao et al., "ZeroQuant", NeurIPS 2022). A constant group is held
  * exactly. Scales and zeros may be codes themselves, on grids of this kind over
  * runs of rows; zeros are those of the scales before these are coded (Dettmers
  * et al., "SpQR", ICLR 2024; the authors' quant_groups.py). The floor of 1e-9
@@ -23,10 +25,10 @@ static bool coded(const struct qnti_grid *second)
     return second && second->form != QNTI_FORM_FLOAT;
 }
 
-/* (hi - lo) / top, also where hi - lo overflows. */
+/* A step of the range, also where hi - lo overflows. */
 static float step(const struct qnti_grid *grid, float lo, float hi)
 {
-    float top = (float)(grid->levels - 1), width = hi - lo;
+    float top = (float)(grid->half_open ? grid->levels : grid->levels - 1), width = hi - lo;
     float scale = isinf(width) ? hi / top - lo / top : width / top;
     if (grid->scale_type == QNT_F16)
         scale = fmaxf(scale, fmaxf(-lo, hi) / MOST_F16_OFFSET);
@@ -110,5 +112,16 @@ struct qnti_grid qnti_minmax_grid(const struct qnti_kernels *kernels, unsigned b
     grid.kind = &qnti_minmax_kind;
     grid.real_offset = true;
     grid.include_zero = false;
+    return grid;
+}
+
+struct qnti_grid qnti_half_open_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size, bool sym,
+                                     qnt_dtype scale_type)
+{
+    struct qnti_grid grid = qnti_minmax_grid(kernels, bits, group_size, scale_type);
+    grid.half_open = grid.whole_offset = true;
+    grid.sym = grid.constant_offset = grid.signed_codes = sym;
+    grid.real_offset = !sym;
+    grid.offset = sym ? (float)(1u << (bits - 1)) : 0;
     return grid;
 }

@@ -71,6 +71,12 @@ cleanup:
     return status;
 }
 
+/* A fit sees whole rows, or the tensor. */
+static bool fits_rows(const struct qnti_grid *grid)
+{
+    return grid->map.cols == 0 || grid->span == SIZE_MAX;
+}
+
 qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedback_params *p,
                                  const struct qnti_grid *wanted, const qnt_layer *layer, qnt_qlinear *q)
 {
@@ -95,12 +101,12 @@ qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedbac
     f.row_power = job->row_power;
     QNT_CHECK(qnti_qlinear_one_segment(q));
     QNT_CHECK(qnti_segment_fill(q, &q->segments[0], &grid));
-    if (grid.map.cols == 0) /* rows and tensors: the grid is that of the original weights, dead columns included */
+    if (fits_rows(&grid)) /* the grid is that of the original weights, dead columns included */
         QNT_CHECK(qnti_fit_all(job->ctx, job->weight, f.importance, f.row_power, q->segments[0].weight));
     qnti_clear_dead(job, layer);
-    if (grid.map.cols && p->static_groups)
+    if (!fits_rows(&grid) && p->static_groups)
         QNT_CHECK(qnti_fit_all(job->ctx, job->weight, f.importance, f.row_power, q->segments[0].weight));
-    f.fixed = grid.map.cols == 0 || p->static_groups;
+    f.fixed = fits_rows(&grid) || p->static_groups;
     f.factor = job->factor;
     f.order = job->order;
     f.pull = pull;

@@ -193,7 +193,8 @@ cleanup:
 
 qnt_status qnti_job_quantized_hessian(struct qnti_job *job, const qnt_qlinear *q)
 {
-    return qnti_qlinear_quantizes_inputs(q) ? hessian_by(job, load_quantized, q) : qnti_job_hessian(job);
+    bool measured = !job->calib || job->calib->hessian;
+    return qnti_qlinear_quantizes_inputs(q) || !measured ? hessian_by(job, load_quantized, q) : qnti_job_hessian(job);
 }
 
 unsigned qnti_quantized_hessian_needs(bool quantizes)

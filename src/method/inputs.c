@@ -4,6 +4,7 @@
 #include "method/method.h"
 
 #include <math.h>
+#include "base/number.h"
 
 /* The range of x' = (x - shift) / scale over all tokens and channels. */
 static void range_of_inputs(const struct qnti_job *job, float range[2])
@@ -25,10 +26,13 @@ static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti
 {
     bool stored = rule->fixed && job->layout && job->layout->holds_inputs;
     qnt_dtype type = stored ? job->layout->scale_type : QNT_F32;
-    struct qnti_grid grid = rule->book ? qnti_small_float_grid(job->kernels, rule->book, rule->group, type)
-                                       : qnti_affine_grid(job->kernels, rule->bits, rule->group, type);
-    grid.map.rows = rule->per_token;
+    struct qnti_grid grid = qnti_affine_grid(job->kernels, rule->bits, rule->group, type);
     if (rule->book)
+        grid = qnti_small_float_grid(job->kernels, rule->book, rule->group, type);
+    else if (rule->half_open)
+        grid = qnti_half_open_grid(job->kernels, rule->bits, rule->group, !rule->asymmetric, type);
+    grid.map.rows = rule->per_token;
+    if (rule->book || rule->half_open)
         return grid;
     if (rule->asymmetric) {
         grid.include_zero = rule->group == 0 || rule->zero_in_groups;
@@ -75,15 +79,48 @@ qnt_status qnti_job_input_quantizer(struct qnti_job *job, const struct qnti_inpu
     return make_quantizer(job, &grid, rule->fixed ? rule->range : NULL, rule->clip, in, act);
 }
 
+/* Steps of 1, where the transform has divided each channel by its own. */
+static qnt_status quantize_channels(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q)
+{
+    struct qnti_grid grid = input_grid(job, rule);
+    QNT_TRY(qnti_actquant_create(job->ctx, &grid, q->in, true, &q->act));
+    q->act->fixed->scale->value[0] = 1;
+    return QNT_OK;
+}
+
 qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q)
 {
+    bool scaled = (job->transform && job->transform->scale) || (job->folded && job->folded->scale);
     struct qnti_input_rule with_range = *rule;
     float range[2];
+    if (rule->per_channel && scaled)
+        return quantize_channels(job, rule, q);
+    if (rule->per_channel)
+        QNT_TRY(qnti_qlinear_warn(q, "one scale for all inputs: nothing takes the scales of their channels"));
     if (rule->fixed && !rule->range) {
         QNT_TRY(find_range(job, q, "a fixed scale", range));
         with_range.range = range;
     }
     return qnti_job_input_quantizer(job, &with_range, q->in, &q->act);
+}
+
+qnt_status qnti_job_channel_scales(struct qnti_job *job, const struct qnti_input_rule *rule, struct qnti_transform *t)
+{
+    float end = rule->book ? rule->book->number->most : (float)(1u << (rule->bits - 1)), *scale;
+    qnt_status status;
+    QNT_TRY(qnti_job_takes_scale(job));
+    if (!job->calib || !job->calib->tokens)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, job->calib->in, &scale));
+    QNT_CHECK(qnti_job_magnitudes(job, scale, NULL));
+    QNT_CHECK(qnti_job_tie(job, QNTI_TIE_MOST, scale));
+    for (size_t c = 0; c < job->calib->in; c++)
+        scale[c] = isnormal(scale[c] / end) ? scale[c] / end : 1; /* nothing came through the channel */
+    t->scale = scale;
+    scale = NULL;
+cleanup:
+    qnti_free(job->ctx, scale);
+    return status;
 }
 
 qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q)

@@ -115,6 +115,24 @@ qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform 
     return QNT_OK;
 }
 
+qnt_status qnti_layer_places(const struct qnti_job *job, const qnt_qlinear *q, uint32_t **places)
+{
+    const uint32_t *all = q->transform.permutation;
+    const uint32_t *site = job->transform && !job->producer ? job->transform->permutation : NULL;
+    size_t in = q->in;
+    uint32_t *place;
+    *places = NULL;
+    if (!all || (site && memcmp(all, site, in * sizeof *all) == 0))
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, 2 * in, &place));
+    for (size_t p = 0; p < in; p++)
+        place[in + all[p]] = (uint32_t)p;
+    for (size_t c = 0; c < in; c++)
+        place[c] = place[in + (site ? site[c] : c)];
+    *places = place;
+    return QNT_OK;
+}
+
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer)
 {
     size_t cols = layer->weight.cols, n = layer->weight.rows * cols;

@@ -58,7 +58,10 @@ struct qnti_method {
      * empty before. NULL: the stream stays as it is.
      */
     qnt_status (*residual)(qnt_context *ctx, const void *params, size_t width, struct qnti_transform *t);
-    /* Bits of a layer of that shape as it will be stored; NULL: those of numbers on `grid`. */
+    /*
+     * Bits of a layer of that shape as it will be stored, or, of a method that fills no weights, those it adds; NULL:
+     * those of numbers on `grid`, or none.
+     */
     qnt_status (*bits)(struct qnti_job *job, const void *params, size_t out, size_t in, double *bits);
     /* What the weights and correct stages may leave beside an affine grid, bits of enum qnti_beside; NULL: nothing. */
     unsigned (*leaves)(const void *params);
@@ -250,6 +253,11 @@ void qnti_part_columns(const uint32_t *sorted, size_t n, size_t k, uint32_t *col
 qnt_status qnti_job_cross(struct qnti_job *job, float **cross);
 /* Sets the weight's dead columns to 0. */
 void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer);
+/*
+ * Where the layer has the site's columns, [in], to be freed: a weights stage may have moved them on its own, beyond the
+ * transform that the site has in common. NULL: they are where they were.
+ */
+qnt_status qnti_layer_places(const struct qnti_job *job, const qnt_qlinear *q, uint32_t **places);
 /* QNT_INVALID: the layer's Fisher information (which it has) is negative or not finite somewhere. */
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer);
 
@@ -275,6 +283,8 @@ struct qnti_input_rule {
     bool asymmetric;             /* with a zero; 0 is a level but in groups, */
     bool zero_in_groups;         /* and there too */
     bool full;                   /* symmetric: the range ends half a step beyond the levels, else on the last one */
+    bool half_open;              /* integers: 2^bits steps in the range, which need not hold 0 (ZeroQuant) */
+    bool per_channel;            /* fixed, a scale for each channel, which the weights take */
     size_t group;                /* channels of a token that share a scale; 0: all */
     float clip;                  /* the range is multiplied by it; 0: 1 */
     const float *range;          /* [2] fixed: the range; NULL: that of all inputs */
@@ -283,6 +293,11 @@ qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_inpu
 /* Such a quantizer by itself, of inputs of so many channels, for searches; a fixed one has a range. */
 qnt_status qnti_job_input_quantizer(struct qnti_job *job, const struct qnti_input_rule *rule, size_t in,
                                     struct qnti_actquant **act);
+/*
+ * The transform that per_channel needs: each channel's largest magnitude, tied where a producer ties them, becomes the
+ * end of the levels. *t stays empty without tokens. QNT_UNSUPPORTED: the producer cannot absorb a scale.
+ */
+qnt_status qnti_job_channel_scales(struct qnti_job *job, const struct qnti_input_rule *rule, struct qnti_transform *t);
 /* The same by parameters, for methods that quantize inputs in any of these ways (QNTI_INPUT_ROWS). */
 qnt_status qnti_job_inputs(struct qnti_job *job, const struct qnti_input_params *p, qnt_qlinear *q);
 bool qnti_inputs_offered(const struct qnti_input_params *p);

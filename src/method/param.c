@@ -96,7 +96,7 @@ static void print_range(const struct qnti_param *row, char *out, size_t size)
 qnt_status qnti_param_set(qnt_context *ctx, const char *where, const struct qnti_param *row, const char *text,
                           void *params)
 {
-    char range[48];
+    char range[64];
     double value;
     print_range(row, range, sizeof range);
     if (!read_value(row, text, &value))

@@ -337,6 +337,17 @@ unsigned qnti_recipe_leaves(const qnt_recipe *recipe)
     return leaves;
 }
 
+/* What a method that fills no weights puts beside them. */
+static qnt_status add_bits(struct qnti_job *job, const struct qnti_recipe_step *step, size_t out, size_t in,
+                           double *bits)
+{
+    double more = 0;
+    if (!qnti_method_offers(step->method, QNTI_STAGE_WEIGHTS) && step->method->bits && qnti_recipe_corrects(step))
+        QNT_TRY(step->method->bits(job, step->params, out, in, &more));
+    *bits += more;
+    return QNT_OK;
+}
+
 qnt_status qnti_recipe_bits(const qnt_recipe *recipe, const struct qnti_layout *layout, size_t out, size_t in,
                             double *bits)
 {
@@ -346,10 +357,14 @@ qnt_status qnti_recipe_bits(const qnt_recipe *recipe, const struct qnti_layout *
     *bits = 16 * (double)out * (double)in;
     if (!step)
         return QNT_OK;
-    if (step->method->bits)
-        return step->method->bits(&job, step->params, out, in, bits);
-    QNT_TRY(step->method->grid(&job, step->params, &grid));
-    *bits = qnti_grid_bits(&grid, out, in);
+    if (step->method->bits) {
+        QNT_TRY(step->method->bits(&job, step->params, out, in, bits));
+    } else {
+        QNT_TRY(step->method->grid(&job, step->params, &grid));
+        *bits = qnti_grid_bits(&grid, out, in);
+    }
+    for (size_t s = 0; s < recipe->count; s++)
+        QNT_TRY(add_bits(&job, &recipe->steps[s], out, in, bits));
     return QNT_OK;
 }
 
@@ -418,6 +433,8 @@ qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout 
                              prescribed[i], weights->method->name, layout->name);
     QNT_TRY(qnt_recipe_copy(recipe, adapted));
     status = layout ? prefer(*adapted, layout->preferred, pairs) : QNT_OK;
+    if (status == QNT_OK)
+        status = check_beside(*adapted, layout);
     weights = qnti_recipe_weights(*adapted);
     for (size_t i = 0; status == QNT_OK && layout && i < sizeof prescribed / sizeof *prescribed; i++)
         if (!qnti_layout_prescribes(layout) && qnti_param_find(&weights->method->table, prescribed[i]))

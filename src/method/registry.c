@@ -23,7 +23,9 @@
     X(bnb4)        \
     X(olive)       \
     X(kv_cache)    \
-    X(refine)
+    X(zeroquant)   \
+    X(refine)      \
+    X(lorc)
 
 #define DECLARE(name) extern const struct qnti_method qnti_method_##name;
 METHODS(DECLARE)

@@ -142,32 +142,13 @@ static qnt_status output_error(const struct error_task *t, double *total)
     return status;
 }
 
-/* A weights stage may have moved columns on its own, beyond the transform that the site has in common. */
-static qnt_status find_places(struct error_task *t)
-{
-    const struct qnti_job *job = t->job;
-    const uint32_t *all = t->q->transform.permutation;
-    const uint32_t *site = job->transform && !job->producer ? job->transform->permutation : NULL;
-    size_t in = t->q->in;
-    uint32_t *place;
-    if (!all || (site && memcmp(all, site, in * sizeof *all) == 0))
-        return QNT_OK;
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, 2 * in, &place));
-    for (size_t p = 0; p < in; p++)
-        place[in + all[p]] = (uint32_t)p;
-    for (size_t c = 0; c < in; c++)
-        place[c] = place[in + (site ? site[c] : c)];
-    t->place = place;
-    return QNT_OK;
-}
-
 static qnt_status measure_errors(const struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     size_t tasks = qnti_ceil_div(q->out, ERROR_ROWS);
     struct error_task t = {job, layer, q, NULL, qnti_ceil_div(q->out, OUTPUT_ERROR_ROWS), NULL, NULL};
     double total[4] = {0};
     qnt_status status;
-    QNT_CHECK(find_places(&t));
+    QNT_CHECK(qnti_layer_places(job, q, &t.place));
     if (job->hessian)
         QNT_CHECK(QNTI_NEW_RAW(job->ctx, 2 * qnti_ceil_div(q->out, t.stride) * q->in, &t.sample));
     QNT_CHECK(QNTI_NEW(job->ctx, 2 * tasks, &t.sums));

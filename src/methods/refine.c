@@ -40,6 +40,8 @@ qnt_status qnti_refine(struct qnti_job *job, const struct qnti_refine_params *p,
         return qnti_qlinear_warn(q, "not refined: the layer has %zu segments", q->segment_count);
     if (q->sparse.count)
         return qnti_qlinear_warn(q, "not refined: %zu weights stand outside the grid", q->sparse.count);
+    if (q->lowrank_a)
+        return qnti_qlinear_warn(q, "not refined: a low-rank part already makes up for its errors");
     if (p->refit_scales && !qnti_can_refit(&q->segments[0].weight->grid))
         QNT_TRY(qnti_qlinear_warn(q, "scales not refitted: they are quantized themselves or shared by rows"));
     accept_dead(job, q->segments[0].weight);

@@ -95,6 +95,8 @@ static qnt_status check_grid(const struct qnti_reader *r, const int32_t *w)
         (w[GRID_MAP] == QNTI_MAP_STRIDED && w[GRID_MAP_COLS] > (int64_t)w[GRID_ROWS] * w[GRID_COLS]) ||
         !qnti_within(w[GRID_INDEX_GROUPS], w[GRID_MAP] == QNTI_MAP_INDEX, w[GRID_COLS]))
         return qnti_reader_bad(r, "grid", "has impossible groups");
+    if (!qnti_within(w[GRID_FIT], 0, FIT_ALL) || (w[GRID_FIT] && w[GRID_FORM] != QNTI_FORM_ZERO))
+        return qnti_reader_bad(r, "grid", "has impossible ranges");
     if (w[GRID_FORM] == QNTI_FORM_CODEBOOK && w[GRID_CODEBOOK] != 0 &&
         !qnti_within(w[GRID_CODEBOOK], w[GRID_LEVELS], 1 << MOST_BITS))
         return qnti_reader_bad(r, "grid", "has a codebook of an impossible size");
@@ -114,7 +116,7 @@ static qnt_status read_grid(const struct qnti_reader *r, struct qnti_grid *grid,
     *rows = (size_t)w[GRID_ROWS];
     *cols = (size_t)w[GRID_COLS];
     *value = w[GRID_HAS_VALUE] != 0;
-    *grid = (struct qnti_grid){.kind = kind_of[w[GRID_FORM]],
+    *grid = (struct qnti_grid){.kind = w[GRID_FIT] & FIT_MIN_MAX ? &qnti_minmax_kind : kind_of[w[GRID_FORM]],
                                .kernels = qnti_context_kernels(r->ctx),
                                .form = (enum qnti_form)w[GRID_FORM],
                                .bits = (unsigned)w[GRID_BITS],
@@ -126,8 +128,7 @@ static qnt_status read_grid(const struct qnti_reader *r, struct qnti_grid *grid,
                                .float_type = (qnt_dtype)w[GRID_FLOAT_TYPE],
                                .scale_type = (qnt_dtype)w[GRID_SCALE_TYPE],
                                .integer_offset = w[GRID_INTEGER_OFFSET] != 0,
-                               .real_offset = w[GRID_FORM] == QNTI_FORM_ZERO && !w[GRID_INTEGER_OFFSET] &&
-                                              !w[GRID_CONSTANT_OFFSET],
+                               .real_offset = (w[GRID_FIT] & FIT_REAL_OFFSET) != 0,
                                .constant_offset = w[GRID_CONSTANT_OFFSET] != 0,
                                .offset = qnti_float((uint32_t)w[GRID_OFFSET_BITS]),
                                .codebook_size = (unsigned)w[GRID_CODEBOOK],
@@ -135,6 +136,9 @@ static qnt_status read_grid(const struct qnti_reader *r, struct qnti_grid *grid,
                                .sym = w[GRID_SYM] != 0,
                                .absmax = w[GRID_ABSMAX] != 0,
                                .include_zero = w[GRID_INCLUDE_ZERO] != 0,
+                               .half_open = (w[GRID_FIT] & FIT_HALF_OPEN) != 0,
+                               .whole_offset = (w[GRID_FIT] & FIT_WHOLE_OFFSET) != 0,
+                               .wide_zero = (w[GRID_FIT] & FIT_WIDE_ZERO) != 0,
                                .signed_codes = w[GRID_SIGNED] != 0};
     return QNT_OK;
 }
@@ -465,8 +469,6 @@ qnt_status qnti_reader_cache(const struct qnti_reader *r, size_t out, struct qnt
     grid = bare.grid;
     if (grid.map.kind != QNTI_MAP_TILES || grid.map.rows != 1 || grid.form == QNTI_FORM_CODEBOOK)
         return qnti_reader_bad(r, "output", "has groups that are no runs");
-    if (grid.real_offset)
-        grid.kind = &qnti_minmax_kind; /* the only one of these that caches have */
     QNT_TRY(QNTI_NEW_RAW(r->ctx, 1, cache));
     **cache = (struct qnti_cache){.grid = grid, .head_dim = (size_t)w[CACHE_HEAD_DIM],
                                   .by_channel = w[CACHE_BY_CHANNEL] != 0, .rotated = w[CACHE_ROTATED] != 0,

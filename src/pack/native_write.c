@@ -106,6 +106,13 @@ static qnt_status add_codes(const struct writer *w, const struct qnti_numbers *q
     return QNT_OK;
 }
 
+static int32_t fit_bits(const struct qnti_grid *g)
+{
+    return (g->kind == &qnti_minmax_kind ? FIT_MIN_MAX : 0) | (g->half_open ? FIT_HALF_OPEN : 0) |
+           (g->whole_offset ? FIT_WHOLE_OFFSET : 0) | (g->wide_zero ? FIT_WIDE_ZERO : 0) |
+           (g->real_offset ? FIT_REAL_OFFSET : 0);
+}
+
 static qnt_status add_grid(const struct writer *w, const struct qnti_numbers *q)
 {
     const struct qnti_grid *g = &q->grid;
@@ -129,7 +136,8 @@ static qnt_status add_grid(const struct writer *w, const struct qnti_numbers *q)
                                  [GRID_ABSMAX] = g->absmax,
                                  [GRID_INCLUDE_ZERO] = g->include_zero,
                                  [GRID_HAS_VALUE] = q->value != NULL,
-                                 [GRID_SIGNED] = g->signed_codes};
+                                 [GRID_SIGNED] = g->signed_codes,
+                                 [GRID_FIT] = fit_bits(g)};
     return add_words(w, "grid", words, GRID_WORDS);
 }
 

@@ -86,20 +86,24 @@ static bool in_blocks(const qnt_qlinear *q)
     return s && s->weight->grid.form == QNTI_FORM_CODEBOOK && s->weight->grid.map.kind == QNTI_MAP_FLAT;
 }
 
-/* Scale or offset of every (row, group); rows that are tied repeat theirs. A scale for the whole tensor is (1, 1). */
+/*
+ * Scale or offset of every (row, group); rows that are tied repeat theirs. A scale for the whole tensor is (1, 1),
+ * those of runs over the flattened matrix (groups, 1).
+ */
 static qnt_status get_affine(const qnt_qlinear *q, bool offsets, qnt_part *part)
 {
     const struct qnti_segment *s = main_segment(q);
     const struct qnti_numbers *w = s ? s->weight : NULL, *second;
     size_t rows, groups;
     float *values;
+    bool flat;
     if (!w || !w->scale || in_blocks(q))
         return QNT_NOT_FOUND;
     second = offsets ? w->offset : w->scale;
     groups = w->scale->cols;
-    rows = w->grid.map.kind == QNTI_MAP_FLAT || w->grid.map.kind == QNTI_MAP_STRIDED || w->grid.map.rows == 0
-               ? w->scale->rows : q->out;
-    QNT_TRY(new_part(q, part, 2, rows, groups));
+    flat = w->grid.map.kind == QNTI_MAP_FLAT;
+    rows = flat || w->grid.map.kind == QNTI_MAP_STRIDED || w->grid.map.rows == 0 ? w->scale->rows : q->out;
+    QNT_TRY(flat ? new_part(q, part, 2, groups, 1) : new_part(q, part, 2, rows, groups));
     values = part->data;
     for (size_t r = 0; r < rows; r++)
         for (size_t g = 0; g < groups; g++) {
@@ -314,9 +318,21 @@ static qnt_status get_lowrank_a(const qnt_qlinear *q, qnt_part *part)
     return get_numbers(q, q->lowrank_a, part);
 }
 
+/* For the layer's inputs as they come: its rows as those of a weight. */
 static qnt_status get_lowrank_b(const qnt_qlinear *q, qnt_part *part)
 {
-    return get_numbers(q, q->lowrank_b, part);
+    float *scratch;
+    QNT_TRY(get_numbers(q, q->lowrank_b, part));
+    if (qnti_transform_is_identity(&q->transform))
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(q->ctx, 3 * q->in, &scratch));
+    for (size_t k = 0; k < part->shape[0]; k++) {
+        float *row = (float *)part->data + k * q->in;
+        memcpy(scratch, row, q->in * sizeof *row);
+        qnti_transform_weight_back(&q->transform, q->in, scratch, row, scratch + q->in);
+    }
+    qnti_free(q->ctx, scratch);
+    return QNT_OK;
 }
 
 static qnt_status get_act(const qnt_qlinear *q, bool offsets, qnt_part *part)

@@ -169,13 +169,15 @@ qnt_status qnti_qlinear_warn(qnt_qlinear *q, const char *format, ...)
 static void add_lowrank(const qnt_qlinear *q, size_t r, float *row)
 {
     const struct qnti_numbers *a = q->lowrank_a, *b = q->lowrank_b;
+    enum { CHUNK = 256 };
+    float factor, values[CHUNK];
     for (size_t k = 0; k < a->cols; k++) {
-        float factor;
         qnti_numbers_values(a, r, k, 1, &factor);
-        for (size_t c = 0; c < q->in; c++) {
-            float value;
-            qnti_numbers_values(b, k, c, 1, &value);
-            row[c] += factor * value;
+        for (size_t c = 0, n; c < q->in; c += n) {
+            n = qnti_min(CHUNK, q->in - c);
+            qnti_numbers_values(b, k, c, n, values);
+            for (size_t i = 0; i < n; i++)
+                row[c + i] += factor * values[i];
         }
     }
 }
