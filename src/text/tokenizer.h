@@ -31,7 +31,8 @@ struct qnti_vocabulary {
 
 /*
  * Opens the tokenizer of a checkpoint folder: tokenizer.json if it is there, else tokenizer.model, else vocab.json and
- * merges.txt, with tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json for ids of special tokens.
+ * merges.txt, with tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json for ids of special
+ * tokens.
  * QNT_NOT_FOUND: the folder has none; QNT_UNSUPPORTED: a part of another kind, named; QNT_BAD_DATA.
  */
 qnt_status qnti_tokenizer_open(qnt_context *ctx, const char *folder, qnti_tokenizer **tokenizer);
