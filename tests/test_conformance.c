@@ -34,7 +34,7 @@ static const char *const settings[][6] = {
     {NULL},
     {"bits=1", "group_size=16"},
     {"bits=2", "group_size=0", "sym=true"},
-    {"bits=3", "group_size=32", "sym=true", "sym_grid=absmax", "block_size=5"},
+    {"bits=3", "group_size=32", "sym=true", "sym_grid=absmax", "block_size=5", "pair_keep=larger"},
     {"bits=8", "per_tensor=true", "mse=true", "mse_grid=10"},
     {"bits=1", "sym=true", "sym_grid=absmax"},
     {"bits=4", "include_zero=false", "act_order=true", "group_size=8"},
@@ -42,7 +42,7 @@ static const char *const settings[][6] = {
     {"asymmetric=true", "damp=0", "bits=16", "group_size=5"},
     {"keep_columns=3", "permutation_order=spearman", "zero_sym=true", "stat_group_size=3", "group_size=6", "bits=2"},
     {"act_group_aware=true", "group_size=16", "refit_scales=true", "sym=true"},
-    {"weighting=importance", "sensitive_fraction=0.05", "outlier_threshold=1.5"},
+    {"weighting=importance", "sensitive_fraction=0.05", "outlier_threshold=1.5", "outliers=false"},
     {"axis=0", "optimizer=adam", "format=fp4", "double_quant=true", "block_size=32", "iterations=3"},
     {"bits=8", "solver=v2", "scale_update=true", "per_group_stop=true", "scale_search=true", "outlier_threshold=0"},
 };
