@@ -250,8 +250,8 @@ void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer);
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer);
 
 /*
- * Some of the site's inputs behind the job's transform, [tokens][in], to be freed; in a transform stage of a model whole
- * sequences. QNT_NOT_FOUND: there are none.
+ * Some of the site's inputs behind the job's transform, [tokens][in], to be freed; in a transform stage of a model
+ * whole sequences. QNT_NOT_FOUND: there are none.
  */
 qnt_status qnti_job_samples(struct qnti_job *job, float **x, size_t *tokens);
 /*
