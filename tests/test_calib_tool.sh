@@ -63,6 +63,10 @@ for method in gptq awq,gptq smoothquant,gptq rtn; do
 done
 check "gptq to native by calibrations" quantize -o "$out/q" --format native --bits 3 --group-size 32 --calib "$work/sum.safetensors"
 near "gptq to native by calibrations is the model" "$out/q" "$(limit 3)"
+check "calib with samples" measure $calib -o "$work/samples.safetensors" --method olive
+check "olive by calibrations" quantize -o "$out/o" --format native --method olive --bits 8 --act-bits 8 --calib "$work/samples.safetensors"
+near "olive by calibrations is the model" "$out/o" "$(limit 4)"
+clear_out
 check "a plan by calibrations" "$quant" plan "$model" --format gguf:q4_0 --calib "$work/sum.safetensors"
 says "a plan by calibrations: recipe and file" gptq sum.safetensors
 clear_out
@@ -132,6 +136,7 @@ for bytes in 0 3 100 5000; do
 done
 refuses "a text as an importance matrix" calibration.txt "importance matrix" -- "$quant" quantize "$model" $to --format gguf:q4_0 --method rtn --imatrix "$data/calibration.txt"
 refuses "a model as calibrations" model.safetensors "no calibration file" -- "$quant" quantize "$model" $to --format gguf:q4_0 --calib "$model/model.safetensors"
+refuses "calibrations without samples for olive" moments.safetensors samples -- "$quant" quantize "$model" $to --format native --method olive --calib "$work/moments.safetensors"
 refuses "calibrations without Hessians for gptq" moments.safetensors Hessian -- "$quant" quantize "$model" $to --format gguf:q4_0 --method gptq --calib "$work/moments.safetensors"
 refuses "calibrations for a recipe that needs pairs" asymmetric text -- "$quant" quantize "$model" $to --format gguf:q4_0 --method gptq:asymmetric=true --calib "$work/a.safetensors"
 refuses "an importance beside a transform" awq,gptq --imatrix -- "$quant" quantize "$model" $to --format gguf:q4_0 --method awq,gptq $calib --imatrix "$work/a.gguf"

@@ -234,7 +234,7 @@ static const char *const shifted[] = {"rtn.bits=12", "group_size=16", "act_bits=
                                       "search_tokens=32"};
 static const char *const equalized[] = {"rtn.bits=12", "group_size=16", "act_bits=16", "strategy=lae"};
 
-/* Eight bits in small groups lose little; a transform that is folded wrongly loses all. */
+/* Eight bits in small groups lose little, static inputs more; a transform that is folded wrongly loses all. */
 static const struct {
     qnt_quantize_options options;
     double most;
@@ -243,7 +243,7 @@ static const struct {
     {{.method = "gptq", .settings = fine, .setting_count = 2}, 0.15},
     {{.method = "awq,gptq", .settings = fine, .setting_count = 2}, 0.15},
     {{.method = "smoothquant", .settings = smooth, .setting_count = 3}, 0.3},
-    {{.method = "olive", .settings = (const char *const[]){"bits=8", "act_bits=8"}, .setting_count = 2}, 0.3},
+    {{.method = "olive", .settings = (const char *const[]){"bits=8", "act_bits=8"}, .setting_count = 2}, 0.6},
     {{.method = "zeroquant", .settings = channels, .setting_count = 4, .samples = 200}, 0.3},
     {{.method = "squeezellm", .settings = (const char *const[]){"bits=8"}, .setting_count = 1}, 0.3},
     {{.method = "outlier_suppression,rtn", .settings = twelve, .setting_count = 3}, 0.006},

@@ -502,6 +502,12 @@ unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe)
     return step && !step->method->blind_transform ? needs_of(step) : 0;
 }
 
+unsigned qnti_recipe_inputs_needs(const qnt_recipe *recipe)
+{
+    int s = recipe->provider[QNTI_STAGE_ACTIVATIONS];
+    return s < 0 ? 0 : needs_of(&recipe->steps[s]);
+}
+
 unsigned qnti_recipe_weights_needs(const qnt_recipe *recipe)
 {
     unsigned needs = recipe->layout_needs;

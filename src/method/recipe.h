@@ -81,9 +81,10 @@ qnt_status qnti_recipe_bits(const qnt_recipe *recipe, const struct qnti_layout *
                             double *bits);
 /* Bits of enum qnti_beside that the stages may leave beside the grid. */
 unsigned qnti_recipe_leaves(const qnt_recipe *recipe);
-/* Bits of enum qnti_need of all stages that run; of the transform alone; of those behind it. */
+/* Bits of enum qnti_need of all stages that run; of the transform alone; of the inputs' alone; of those behind it. */
 unsigned qnti_recipe_needs(const qnt_recipe *recipe);
 unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe);
+unsigned qnti_recipe_inputs_needs(const qnt_recipe *recipe);
 unsigned qnti_recipe_weights_needs(const qnt_recipe *recipe);
 
 #endif

@@ -181,7 +181,8 @@ static enum qnti_site site_of(const struct qnti_config *config, enum qnti_role r
 static qnt_status check_target(const struct qnt_plan *plan, size_t index)
 {
     const struct qnti_target *t = &plan->job.targets[index];
-    unsigned wanted = qnti_recipe_needs(plan->recipes[index]) & QNTI_GATHERED & ~(unsigned)QNTI_NEED_SAMPLES, missing;
+    unsigned wanted = qnti_recipe_needs(plan->recipes[index]) & QNTI_GATHERED, missing;
+    bool samples = qnti_recipe_inputs_needs(plan->recipes[index]) & QNTI_NEED_SAMPLES; /* others can do without */
     const char *path = plan->options.calibration;
     char name[QNTI_LAYER_NAME_BYTES];
     struct qnti_calib_head head;
@@ -191,11 +192,12 @@ static qnt_status check_target(const struct qnt_plan *plan, size_t index)
     if (head.in != t->source->cols)
         return qnti_fail(plan->ctx, QNT_INVALID, "%s: %s has %zu channels, the layer %s %zu", path, name, head.in,
                          t->source->name, t->source->cols);
-    missing = wanted & ~(head.needs | QNTI_NEED_MOMENTS);
+    missing = wanted & ~(head.needs | QNTI_NEED_MOMENTS | (samples ? 0 : QNTI_NEED_SAMPLES));
     if (missing)
         return qnti_fail(plan->ctx, QNT_INVALID,
-                         "%s: of %s it holds no Hessian, which recipe %s needs; gather it by quant calib --method %s",
-                         path, name, qnt_recipe_text(plan->recipes[index]), plan->job.recipe);
+                         "%s: of %s it holds no %s, which recipe %s needs; gather it by quant calib --method %s",
+                         path, name, missing == QNTI_NEED_SAMPLES ? "samples" : "Hessian",
+                         qnt_recipe_text(plan->recipes[index]), plan->job.recipe);
     return QNT_OK;
 }
 
