@@ -62,6 +62,14 @@ static bool leaves_beside(const struct qnt_plan *plan)
     return false;
 }
 
+static bool keeps_samples(const struct qnt_plan *plan)
+{
+    for (size_t t = 0; t < plan->job.count; t++)
+        if (plan->recipes[t] && (qnti_recipe_weights_needs(plan->recipes[t]) & QNTI_NEED_SAMPLES))
+            return true;
+    return false;
+}
+
 /* Highest use of memory while a site is measured and quantized, beyond streams and block; flops of all blocks. */
 static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, bool hessian, double threads)
 {
@@ -78,6 +86,8 @@ static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, b
         n.memory += (4 + 4 + 4) * in * in;                /* f32 Hessian, its ordered copy, factor */
     if (hessian && !kept)
         n.memory += 4 * in * in;                          /* f64 sums (half), which one layer alone gives back */
+    if (keeps_samples(plan))
+        n.memory += 2 * 4 * (double)qnti_min((size_t)tokens, QNTI_MOST_SAMPLES) * in;   /* and the stage's own copy */
     if (plan->paired)
         n.memory += greater(8 * in * in, 3 * 4 * largest);  /* sums of pairs; the weight aimed at, two products */
     n.flops = 2 * tokens * weights;
