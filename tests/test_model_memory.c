@@ -57,6 +57,8 @@ static void each_allocation_of_a_run(void **state)
         {"smoothquant", "native"},
         {"smoothquant,gptq:group_size=32", "gptq"},
         {"squeezellm:bits=2,outlier_fraction=0.01", "native"},
+        {"os_plus:search_steps=2,search_low=0.01", "native"},
+        {"outlier_suppression:iterations=2,epochs=1", "native"},
     };
     (void)state;
     make_model(&one_block);

@@ -48,7 +48,8 @@ struct qnti_method {
     /* Parameters that exclude each other; may be NULL. */
     qnt_status (*check)(qnt_context *ctx, const void *params);
     struct qnti_stage_functions stages[QNTI_STAGES];
-    bool blind_transform;        /* the transform stage looks at no inputs: what the method needs is for the others */
+    /* Of what it needs, that which the transform stage alone looks at, and that which the transform stage does not. */
+    unsigned transform_alone, transform_spares;
     /* A stage that these parameters switch off is not offered; NULL: all of them are always on. */
     bool (*offers)(const void *params, enum qnti_stage stage);
     /* Damping of the error feedback by which the weights stage rounds; NULL, or of NULL: it rounds otherwise. */

@@ -499,7 +499,7 @@ unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe)
     const struct qnti_recipe_step *step = NULL;
     if (qnti_recipe_transforms(recipe))
         step = &recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]];
-    return step && !step->method->blind_transform ? needs_of(step) : 0;
+    return step ? needs_of(step) & ~step->method->transform_spares : 0;
 }
 
 unsigned qnti_recipe_inputs_needs(const qnt_recipe *recipe)
@@ -514,7 +514,7 @@ unsigned qnti_recipe_weights_needs(const qnt_recipe *recipe)
     for (size_t s = 0; s < recipe->count; s++)
         if (recipe->provider[QNTI_STAGE_ACTIVATIONS] == (int)s || recipe->provider[QNTI_STAGE_WEIGHTS] == (int)s ||
             qnti_recipe_corrects(&recipe->steps[s]))
-            needs |= needs_of(&recipe->steps[s]);
+            needs |= needs_of(&recipe->steps[s]) & ~recipe->steps[s].method->transform_alone;
     return needs;
 }
 

@@ -189,6 +189,7 @@ const struct qnti_method qnti_method_awq = {
     .table = {rows, sizeof rows / sizeof *rows, sizeof(struct awq_params)},
     .needs = QNTI_NEED_HESSIAN,
     .needs_by = awq_needs,
+    .transform_alone = QNTI_NEED_SAMPLES,
     .check = awq_check,
     .stages[QNTI_STAGE_TRANSFORM].transform = awq_transform,
     .stages[QNTI_STAGE_WEIGHTS].layer = awq_weights,

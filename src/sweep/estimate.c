@@ -65,7 +65,7 @@ static bool leaves_beside(const struct qnt_plan *plan)
 /* Highest use of memory while a site is measured and quantized, beyond streams and block; flops of all blocks. */
 static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, unsigned needs, double threads)
 {
-    bool hessian = needs & QNTI_NEED_HESSIAN;
+    bool hessian = needs & (QNTI_NEED_HESSIAN | QNTI_NEED_REPLAY);
     const struct qnti_config *c = &plan->job.source->config;
     double in = (double)qnti_site_width(c, site), largest;
     double tokens = qnti_plan_measures(plan) ? (double)plan->totals.tokens : 0;
@@ -79,8 +79,8 @@ static struct need site_need(const struct qnt_plan *plan, enum qnti_site site, u
         n.memory += (4 + 4 + 4) * in * in;                /* f32 Hessian, its ordered copy, factor */
     if (hessian && !kept)
         n.memory += 4 * in * in;                          /* f64 sums (half), which one layer alone gives back */
-    if (needs & QNTI_NEED_SAMPLES)
-        n.memory += 2 * 4 * QNTI_MOST_SAMPLES * in;       /* and a copy behind the transform */
+    if (needs & QNTI_NEED_SAMPLES)                        /* and a copy behind the transform */
+        n.memory += 2 * 4 * (double)qnti_min((size_t)tokens, QNTI_MOST_SAMPLES) * in;
     if (plan->paired)
         n.memory += greater(8 * in * in, 3 * 4 * largest);  /* sums of pairs; the weight aimed at, two products */
     n.flops = 2 * tokens * weights;
