@@ -57,6 +57,7 @@ struct qnti_small_float {
     float most;                  /* the largest magnitude; others become it */
 };
 extern const struct qnti_small_float qnti_e4m3;   /* OCP's FP8 E4M3: 448, 2^-9 .. */
+extern const struct qnti_small_float qnti_e5m2;   /* FP8 E5M2: 57344, 2^-16 .. */
 extern const struct qnti_small_float qnti_e2m1;   /* FP4: 0, 0.5, 1, 1.5, 2, 3, 4, 6 */
 /* Round to nearest even, beyond `most` to it; the sign is kept, so there is a -0. A NaN becomes `most`. */
 unsigned qnti_small_code(const struct qnti_small_float *f, float x);

@@ -4,9 +4,10 @@
  * The range of a group becomes its grid by one of four rules (rtn.md):
  *   G1 zero is a level, asymmetric      G2 symmetric, levels -2^(b-1) .. 2^(b-1)-1 about the range
  *   G3 symmetric, absmax is a level     G4 min-max, zero clamped (AWQ)
- * Range search tries the range times 1 - i / grid and keeps the least sum of
- * |error|^norm (Frantar et al., GPTQ, the authors' quant.py). All in f32, in
- * the order written there: quotients, not reciprocals.
+ * A clip ratio shrinks the range first. Range search tries the range times
+ * 1 - i / grid and keeps the least sum of |error|^norm (Frantar et al., GPTQ,
+ * the authors' quant.py). All in f32, in the order written there: quotients,
+ * not reciprocals.
  */
 #include "grid/grid.h"
 
@@ -133,6 +134,10 @@ static struct affine fit_group(const struct qnti_grid *grid, const struct group 
     struct affine a;
     if (grid->sym || grid->include_zero)
         range = with_zero(range, grid->sym);
+    if (grid->clip > 0) {
+        range.lo *= grid->clip;
+        range.hi *= grid->clip;
+    }
     a = stored(grid, affine_of(grid, range));
     return grid->search ? search(grid, g, range, a) : a;
 }

@@ -5,17 +5,26 @@
 
 #include <math.h>
 
-/* The range of x' = (x - shift) / scale over all tokens and channels. */
-static void range_of_inputs(const struct qnti_job *job, float range[2])
+void qnti_job_range(const struct qnti_job *job, size_t place, float *least, float *greatest)
 {
     const struct qnti_transform *t = job->transform;
+    size_t c = t && t->permutation ? t->permutation[place] : place;
+    const struct qnti_channel_moments *m = &job->calib->moments[c];
+    float z = t && t->shift ? t->shift[c] : 0, s = t && t->scale ? t->scale[c] : 1;
+    *least = (m->least - z) / s;
+    *greatest = (m->greatest - z) / s;
+}
+
+/* Over all channels, too. */
+static void range_of_inputs(const struct qnti_job *job, float range[2])
+{
     range[0] = INFINITY;
     range[1] = -INFINITY;
-    for (size_t c = 0; c < job->calib->in; c++) {
-        const struct qnti_channel_moments *m = &job->calib->moments[c];
-        float z = t && t->shift ? t->shift[c] : 0, s = t && t->scale ? t->scale[c] : 1;
-        range[0] = fminf(range[0], (m->least - z) / s);
-        range[1] = fmaxf(range[1], (m->greatest - z) / s);
+    for (size_t p = 0; p < job->calib->in; p++) {
+        float least, greatest;
+        qnti_job_range(job, p, &least, &greatest);
+        range[0] = fminf(range[0], least);
+        range[1] = fmaxf(range[1], greatest);
     }
 }
 
@@ -31,7 +40,8 @@ static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti
         return grid;
     if (rule->asymmetric) {
         grid.include_zero = rule->group == 0;
-        grid.wide_zero = true;
+        grid.wide_zero = !rule->inside;
+        grid.integer_offset = rule->inside;
         return grid;
     }
     grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
@@ -39,13 +49,19 @@ static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti
     return grid;
 }
 
-/* The range of the layer's inputs; `what` is what it is wanted for. */
-static qnt_status find_range(const struct qnti_job *job, const qnt_qlinear *q, const char *what, float range[2])
+qnt_status qnti_job_knows_ranges(const struct qnti_job *job, const qnt_qlinear *q, const char *what)
 {
     if (!job->calib || !job->calib->tokens)
         return qnti_fail(job->ctx, QNT_INVALID, "layer %s: %s of the activations needs calibration", q->name, what);
     if (job->transform && job->transform->rotation.block)
         return qnti_fail(job->ctx, QNT_UNSUPPORTED, "layer %s: the range of rotated inputs is not known", q->name);
+    return QNT_OK;
+}
+
+/* The range of the layer's inputs. */
+static qnt_status find_range(const struct qnti_job *job, const qnt_qlinear *q, const char *what, float range[2])
+{
+    QNT_TRY(qnti_job_knows_ranges(job, q, what));
     range_of_inputs(job, range);
     return QNT_OK;
 }
@@ -85,6 +101,16 @@ qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q)
         qnti_global_scale(job->kernels, fmaxf(-range[0], range[1]), &scales, &grid);
     }
     return quantize_inputs(job, &grid, layout->fixed_inputs, 0, q);
+}
+
+qnt_status qnti_job_quantize_segment(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q,
+                                     size_t segment)
+{
+    struct qnti_segment *s = &q->segments[segment];
+    struct qnti_grid grid = input_grid(job, rule);
+    QNT_TRY(qnti_actquant_create(job->ctx, &grid, s->cols, false, &s->act));
+    s->act->clip = rule->clip;
+    return QNT_OK;
 }
 
 static const struct qnti_codebook *const books[] = {NULL, &qnti_fp8_e4m3, &qnti_fp4_e2m1};

@@ -479,7 +479,11 @@ static unsigned needs_of(const struct qnti_recipe_step *step)
 
 unsigned qnti_recipe_transform_needs(const qnt_recipe *recipe)
 {
-    return qnti_recipe_transforms(recipe) ? needs_of(&recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]]) : 0;
+    const struct qnti_recipe_step *step;
+    if (!qnti_recipe_transforms(recipe))
+        return 0;
+    step = &recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]];
+    return step->method->transform_needs ? step->method->transform_needs : needs_of(step);
 }
 
 unsigned qnti_recipe_weights_needs(const qnt_recipe *recipe)
@@ -529,4 +533,10 @@ qnt_status qnti_recipe_kv(const qnt_recipe *recipe, size_t head_dim, struct qnti
         if (recipe->steps[s].method->kv)
             return recipe->steps[s].method->kv(recipe->ctx, recipe->steps[s].params, head_dim, kv);
     return QNT_NOT_FOUND;
+}
+
+qnt_status qnti_recipe_kv_text(const qnt_recipe *recipe, struct qnti_buffer *text)
+{
+    const struct qnti_recipe_step *step = qnti_recipe_weights(recipe);
+    return step && step->method->kv_text ? step->method->kv_text(recipe->ctx, step->params, text) : QNT_OK;
 }

@@ -12,6 +12,8 @@
     X(smoothquant) \
     X(llm_int8)    \
     X(rotation)    \
+    X(atom)        \
+    X(rptq)        \
     X(spqr)        \
     X(owq)         \
     X(squeezellm)  \

@@ -147,7 +147,7 @@ static qnt_status find_places(struct error_task *t)
 {
     const struct qnti_job *job = t->job;
     const uint32_t *all = t->q->transform.permutation;
-    const uint32_t *site = job->transform && !job->producer ? job->transform->permutation : NULL;
+    const uint32_t *site = job->kept ? job->kept->permutation : NULL;
     size_t in = t->q->in;
     uint32_t *place;
     if (!all || (site && memcmp(all, site, in * sizeof *all) == 0))

@@ -15,6 +15,9 @@ enum {
     GRID_CODEBOOK_PER_ROW, GRID_SYM, GRID_ABSMAX, GRID_INCLUDE_ZERO, GRID_HAS_VALUE, GRID_SIGNED, GRID_WORDS
 };
 
+/* GRID_INTEGER_OFFSET: zeros are any numbers; are codes; are whole numbers of any size, stored as floats */
+enum { GRID_OFFSET_REAL, GRID_OFFSET_CODE, GRID_OFFSET_WHOLE };
+
 /*
  * PREFIX.act of an activation quantizer: whether static; f32 bits of clip and threshold; the type that inputs are
  * rounded to; whether the range counts what a column left out has below the threshold; whether a static scale was given

@@ -62,7 +62,7 @@ bool qnti_within(int32_t value, int32_t least, int32_t most)
 
 bool qnti_reader_float_type(int32_t type)
 {
-    return qnti_within(type, QNT_F32, QNT_BF16) || qnti_within(type, QNT_F8_E4M3, QNT_F8_E8M0);
+    return qnti_within(type, QNT_F32, QNT_BF16) || qnti_within(type, QNT_F8_E4M3, QNT_F8_E5M2);
 }
 
 static qnt_status check_grid(const struct qnti_reader *r, const int32_t *w)
@@ -73,6 +73,8 @@ static qnt_status check_grid(const struct qnti_reader *r, const int32_t *w)
         !qnti_within(w[GRID_MAP], 0, QNTI_MAP_STRIDED) || !qnti_reader_float_type(w[GRID_FLOAT_TYPE]) ||
         !qnti_reader_float_type(w[GRID_SCALE_TYPE]))
         return qnti_reader_bad(r, "grid", "has an unknown form, map or type");
+    if (!qnti_within(w[GRID_INTEGER_OFFSET], GRID_OFFSET_REAL, GRID_OFFSET_WHOLE))
+        return qnti_reader_bad(r, "grid", "has unknown zeros");
     if (w[GRID_MAP] == QNTI_MAP_NONE &&
         (w[GRID_FORM] != QNTI_FORM_CODEBOOK || !w[GRID_CONSTANT_OFFSET] || w[GRID_OFFSET_BITS]))
         return qnti_reader_bad(r, "grid", "has no scales, which its codes need");
@@ -118,9 +120,10 @@ static qnt_status read_grid(const struct qnti_reader *r, struct qnti_grid *grid,
                                        .index_groups = (size_t)w[GRID_INDEX_GROUPS]},
                                .float_type = (qnt_dtype)w[GRID_FLOAT_TYPE],
                                .scale_type = (qnt_dtype)w[GRID_SCALE_TYPE],
-                               .integer_offset = w[GRID_INTEGER_OFFSET] != 0,
-                               .real_offset = w[GRID_FORM] == QNTI_FORM_ZERO && !w[GRID_INTEGER_OFFSET] &&
-                                              !w[GRID_CONSTANT_OFFSET],
+                               .integer_offset = w[GRID_INTEGER_OFFSET] == GRID_OFFSET_CODE,
+                               .wide_zero = w[GRID_INTEGER_OFFSET] == GRID_OFFSET_WHOLE,
+                               .real_offset = w[GRID_FORM] == QNTI_FORM_ZERO && !w[GRID_CONSTANT_OFFSET] &&
+                                              w[GRID_INTEGER_OFFSET] == GRID_OFFSET_REAL,
                                .constant_offset = w[GRID_CONSTANT_OFFSET] != 0,
                                .offset = qnti_float((uint32_t)w[GRID_OFFSET_BITS]),
                                .codebook_size = (unsigned)w[GRID_CODEBOOK],

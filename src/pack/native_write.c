@@ -92,6 +92,13 @@ static qnt_status add_codes(const struct writer *w, const struct qnti_numbers *q
     return QNT_OK;
 }
 
+static int32_t offset_kind(const struct qnti_grid *g)
+{
+    if (g->integer_offset)
+        return GRID_OFFSET_CODE;
+    return g->form == QNTI_FORM_ZERO && !g->constant_offset && !g->real_offset ? GRID_OFFSET_WHOLE : GRID_OFFSET_REAL;
+}
+
 static qnt_status add_grid(const struct writer *w, const struct qnti_numbers *q)
 {
     const struct qnti_grid *g = &q->grid;
@@ -106,7 +113,7 @@ static qnt_status add_grid(const struct writer *w, const struct qnti_numbers *q)
                                  [GRID_INDEX_GROUPS] = (int32_t)g->map.index_groups,
                                  [GRID_FLOAT_TYPE] = (int32_t)g->float_type,
                                  [GRID_SCALE_TYPE] = (int32_t)g->scale_type,
-                                 [GRID_INTEGER_OFFSET] = g->integer_offset,
+                                 [GRID_INTEGER_OFFSET] = offset_kind(g),
                                  [GRID_CONSTANT_OFFSET] = g->constant_offset,
                                  [GRID_OFFSET_BITS] = (int32_t)qnti_bits(g->offset),
                                  [GRID_CODEBOOK] = (int32_t)g->codebook_size,

@@ -249,6 +249,9 @@ struct qnti_site_transforms {
 };
 qnt_status qnti_transforms_fold(struct qnt_plan *plan, struct qnti_measure *measure, struct qnti_block *block,
                                 uint64_t *changed, struct qnti_site_transforms *sites);
+/* The norm that makes a site's input; false: no norm does. */
+bool qnti_site_norm(const struct qnti_config *config, const struct qnti_block *block, enum qnti_site site,
+                    qnt_producer *norm);
 
 /* --- sweep.c --- */
 qnt_status qnti_sweep_run(struct qnt_plan *plan);
