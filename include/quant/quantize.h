@@ -76,8 +76,8 @@ typedef struct qnt_site {
 /*
  * One transform for all layers, order and factor made once. q [count]. With a producer the transform is folded into it
  * and the results stand behind it. What the producer cannot absorb, and what is to be done behind that, stays at run
- * time in each result; where the format holds none it is left out, and the report says so. QNT_UNSUPPORTED: a shift that
- * the producer cannot absorb, nothing is changed then.
+ * time in each result; where the format holds none it is left out, and the report says so. QNT_UNSUPPORTED: a shift
+ * that the producer cannot absorb, nothing is changed then.
  */
 QNT_API qnt_status qnt_quantize_site(qnt_context *context, const qnt_recipe *recipe, const qnt_site *site,
                                      qnt_qlinear **q);

@@ -4,10 +4,9 @@
  * The range of a group becomes its grid by one of four rules (rtn.md):
  *   G1 zero is a level, asymmetric      G2 symmetric, levels -2^(b-1) .. 2^(b-1)-1 about the range
  *   G3 symmetric, absmax is a level     G4 min-max, zero clamped (AWQ)
- * A clip ratio shrinks the range first. Range search tries the range times
- * 1 - i / grid and keeps the least sum of |error|^norm (Frantar et al., GPTQ,
- * the authors' quant.py). All in f32, in the order written there: quotients,
- * not reciprocals.
+ * Range search tries the range times 1 - i / grid and keeps the least sum of
+ * |error|^norm (Frantar et al., GPTQ, the authors' quant.py). All in f32, in
+ * the order written there: quotients, not reciprocals.
  */
 #include "grid/grid.h"
 
@@ -128,17 +127,29 @@ static struct affine search(const struct qnti_grid *grid, const struct group *g,
     return found;
 }
 
+/* Without 0 inside the range is shrunk; else the step alone, and the zero is that of the whole range (Atom's code). */
+static struct affine clipped(const struct qnti_grid *grid, struct range range)
+{
+    float clip = grid->clip > 0 ? grid->clip : 1;
+    struct affine a;
+    if (!grid->sym && !grid->include_zero)
+        return affine_of(grid, (struct range){clip * range.lo, clip * range.hi});
+    a = affine_of(grid, range);
+    if (clip == 1 || (range.lo == 0 && range.hi == 0))
+        return a;
+    a.scale *= clip;
+    if (!grid->sym)
+        a.zero = fminf(fmaxf(rintf(-range.lo / a.scale), (float)grid->least_zero), (float)(grid->levels - 1));
+    return a;
+}
+
 static struct affine fit_group(const struct qnti_grid *grid, const struct group *g)
 {
     struct range range = range_of(grid, g);
     struct affine a;
     if (grid->sym || grid->include_zero)
         range = with_zero(range, grid->sym);
-    if (grid->clip > 0) {
-        range.lo *= grid->clip;
-        range.hi *= grid->clip;
-    }
-    a = stored(grid, affine_of(grid, range));
+    a = stored(grid, clipped(grid, range));
     return grid->search ? search(grid, g, range, a) : a;
 }
 
@@ -172,4 +183,13 @@ struct qnti_grid qnti_affine_grid(const struct qnti_kernels *kernels, unsigned b
                               .map = {.kind = QNTI_MAP_TILES, .rows = 1, .cols = group_size},
                               .scale_type = scale_type,
                               .include_zero = true};
+}
+
+struct qnti_grid qnti_signed_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
+                                  qnt_dtype scale_type)
+{
+    struct qnti_grid grid = qnti_affine_grid(kernels, bits, group_size, scale_type);
+    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
+    grid.offset = (float)(1u << (bits - 1));
+    return grid;
 }

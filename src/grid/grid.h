@@ -107,7 +107,7 @@ struct qnti_grid {
     bool absmax;                  /* sym: the largest magnitude is a level (G3), not half a step beyond (G2) */
     bool include_zero;            /* not sym: 0 is a level (G1), else min-max (G4) */
     bool whole_offset;            /* real_offset: a fit rounds its offsets all the same */
-    float clip;                   /* the range is multiplied by it; 0: 1 */
+    float clip;                   /* share of the range that a fit keeps; 0: 1 */
     bool search;                  /* try shrunk ranges */
     float search_norm;            /* exponent of the error */
     unsigned search_steps;        /* ranges tried */
@@ -180,7 +180,10 @@ struct qnti_grid qnti_float_grid(qnt_dtype type);
 /* The grid of an affine code of `bits` in groups of `group_size` columns (0: the row), scales in `scale_type`. */
 struct qnti_grid qnti_affine_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
                                   qnt_dtype scale_type);
-/* minmax.c: the same with real offsets, and scale and offset of a range there. */
+/* The same, symmetric about 0 with the largest magnitude as a level, signed codes. */
+struct qnti_grid qnti_signed_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
+                                  qnt_dtype scale_type);
+/* minmax.c: the same as the first with real offsets, and scale and offset of a range there. */
 struct qnti_grid qnti_minmax_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
                                   qnt_dtype scale_type);
 void qnti_minmax_affine(const struct qnti_grid *grid, float least, float greatest, float *scale, float *offset);

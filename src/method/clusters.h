@@ -7,7 +7,7 @@
 #include "method/method.h"
 
 struct qnti_cluster_rule {
-    size_t clusters, head_clusters;   /* at most, of the input or each of its heads; of each head of values in a model */
+    size_t clusters, head_clusters;   /* at most, of the input or each of its heads; of each head of values in models */
     size_t heads;                     /* of the input, where no producer says what they are */
     uint64_t seed;
 };

@@ -272,6 +272,17 @@ qnt_status qnti_nearest_segments(struct qnti_job *job, const struct qnti_segment
     return QNT_OK;
 }
 
+qnt_status qnti_feedback_as_quantized(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q)
+{
+    qnt_status status = qnti_job_quantized_hessian(job, q);
+    if (status == QNT_OK)
+        status = qnti_feedback_segments(job, s, q);
+    if (status != QNT_NOT_FOUND && status != QNT_SINGULAR)
+        return status;
+    QNT_TRY(qnti_qlinear_warn(q, "rounded to nearest: %s", qnt_context_message(job->ctx)));
+    return qnti_nearest_segments(job, s, q);
+}
+
 unsigned qnti_feedback_needs(const struct qnti_feedback_params *p)
 {
     return QNTI_NEED_HESSIAN | (p->asymmetric || p->qep > 0 ? QNTI_NEED_PAIRS : 0);

@@ -49,6 +49,11 @@ struct qnti_segments_feedback {
 };
 /* QNT_NOT_FOUND, QNT_SINGULAR: there is no factor, nothing was done yet. Changes the job's weight. */
 qnt_status qnti_feedback_segments(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q);
+/*
+ * The same by the Hessian of the layer's inputs as they are quantized (qnti_job_quantized_hessian); without a factor
+ * the segments are rounded to nearest, with a warning.
+ */
+qnt_status qnti_feedback_as_quantized(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q);
 /* The same segments without feedback, columns as they stand. */
 qnt_status qnti_nearest_segments(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q);
 

@@ -33,19 +33,21 @@ static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti
 {
     bool stored = rule->fixed && job->layout && job->layout->holds_inputs;
     qnt_dtype type = stored ? job->layout->scale_type : QNT_F32;
-    struct qnti_grid grid = rule->book ? qnti_small_float_grid(job->kernels, rule->book, rule->group, type)
-                                       : qnti_affine_grid(job->kernels, rule->bits, rule->group, type);
-    grid.map.rows = rule->per_token;
+    struct qnti_grid grid;
+    if (rule->cast != QNT_F32)
+        return qnti_float_grid(rule->cast);
     if (rule->book)
+        grid = qnti_small_float_grid(job->kernels, rule->book, rule->group, type);
+    else if (!rule->asymmetric)
+        grid = qnti_signed_grid(job->kernels, rule->bits, rule->group, type);
+    else
+        grid = qnti_affine_grid(job->kernels, rule->bits, rule->group, type);
+    grid.map.rows = rule->per_token;
+    if (!rule->asymmetric || rule->book)
         return grid;
-    if (rule->asymmetric) {
-        grid.include_zero = rule->group == 0;
-        grid.wide_zero = !rule->inside;
-        grid.integer_offset = rule->inside;
-        return grid;
-    }
-    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
-    grid.offset = (float)(1u << (rule->bits - 1));
+    grid.include_zero = rule->group == 0;
+    grid.wide_zero = !rule->inside;
+    grid.integer_offset = rule->inside;
     return grid;
 }
 
@@ -110,6 +112,7 @@ qnt_status qnti_job_quantize_segment(struct qnti_job *job, const struct qnti_inp
     struct qnti_grid grid = input_grid(job, rule);
     QNT_TRY(qnti_actquant_create(job->ctx, &grid, s->cols, false, &s->act));
     s->act->clip = rule->clip;
+    s->act->input_type = rule->cast != QNT_F32 ? QNT_F16 : QNT_F32;
     return QNT_OK;
 }
 
@@ -117,7 +120,7 @@ static const struct qnti_codebook *const books[] = {NULL, &qnti_fp8_e4m3, &qnti_
 
 bool qnti_inputs_offered(const struct qnti_input_params *p)
 {
-    return (p->bits != 0 && p->bits != 16) || books[p->format];
+    return qnti_few_bits(p->bits) || books[p->format];
 }
 
 unsigned qnti_inputs_needs(const struct qnti_input_params *p)

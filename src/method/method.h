@@ -71,8 +71,8 @@ struct qnti_method {
     /* Caches of a model whose heads have so many channels; NULL: the method has nothing to do with them. */
     qnt_status (*kv)(qnt_context *ctx, const void *params, size_t head_dim, struct qnti_kv *kv);
     /*
-     * How a model that the method quantizes keeps its keys and values where nobody says otherwise: adds it to `text`, as
-     * the option kv has it; NULL, or nothing added: as they are.
+     * How a model that the method quantizes keeps its keys and values where nobody says otherwise: adds it to `text`,
+     * as the option kv has it; NULL, or nothing added: as they are.
      */
     qnt_status (*kv_text)(qnt_context *ctx, const void *params, struct qnti_buffer *text);
     /* The grid on which the weights stage chooses codes, a format's too; NULL: the method has one of its own. */
@@ -115,8 +115,15 @@ struct qnti_affine_params {
             "how far the range shrinks at most"                                                                        \
     }
 
-/* Parameters of methods that quantize inputs at run time. */
 enum { QNTI_INPUTS_BY_TOKEN, QNTI_INPUTS_BY_TENSOR };
+/* --- of methods that quantize inputs at run time --- */
+
+/* 0 and 16 bits of activations: they are not quantized. */
+static inline bool qnti_few_bits(int bits)
+{
+    return bits != 0 && bits != 16;
+}
+
 struct qnti_input_params {
     int bits, format, granularity, group_size;
     bool fixed, sym;
@@ -258,8 +265,8 @@ void qnti_clear_dead(const struct qnti_job *job, const qnt_layer *layer);
 qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer);
 
 /*
- * Some of the site's inputs behind the job's transform, [tokens][in], to be freed; in a transform stage of a model whole
- * sequences. QNT_NOT_FOUND: there are none.
+ * Some of the site's inputs behind the job's transform, [tokens][in], to be freed; in a transform stage of a model
+ * whole sequences. QNT_NOT_FOUND: there are none.
  */
 qnt_status qnti_job_samples(struct qnti_job *job, float **x, size_t *tokens);
 /* All of them in their order, a few at a time, where the calibration can give them once more (QNTI_NEED_REPLAY). */
@@ -283,6 +290,7 @@ struct qnti_input_rule {
     bool inside;                 /* that zero is one of the codes in groups, too: of ranges without 0 some is lost */
     size_t group;                /* channels of a token that share a scale; 0: all */
     float clip;                  /* the range is multiplied by it; 0: 1 */
+    qnt_dtype cast;              /* QNT_F32: nothing; else inputs are f16 rounded to this type, without a scale */
 };
 qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q);
 /* The same for the columns of one of the layer's segments. */
@@ -310,6 +318,11 @@ enum qnti_tie { QNTI_TIE_MEAN, QNTI_TIE_MOST };
 qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x);
 /* Of the site's inputs: largest and mean magnitude of each channel, [in]; either may be NULL. Not tied yet. */
 qnt_status qnti_job_magnitudes(struct qnti_job *job, float *most, float *mean);
+/*
+ * The site's channels by rising mean square, or mean magnitude, of equals the first before the others: [in], to be
+ * freed; NULL as before where no token was measured.
+ */
+qnt_status qnti_job_quietest_first(struct qnti_job *job, bool squares, uint32_t **order);
 /* The largest |W_rc| over the rows of all layers, [in]. */
 qnt_status qnti_job_weight_magnitudes(struct qnti_job *job, const qnt_layer *layers, size_t count, float *most);
 /* The mean of |W_rc| over the largest |W| of the group of columns, over the rows of all layers, [in]. */

@@ -1,16 +1,15 @@
 /*
  * atom.c - the loudest channels last, in 8 bits; the others, weights and inputs, in groups of 4 bits.
  *
- * Channels in ascending order of sum x^2 (or mean |x|): the last keep_columns
- * are a segment of their own. Weights are rounded with error feedback by the
- * Hessian of the inputs as they are quantized, in that order, on grids that
- * channel_group rows share (Zhao et al., "Atom", MLSys 2024). Symmetric grids
- * are symmetric also about weights of one sign. In a model keys and values are
- * kept in kv_bits.
+ * Channels in ascending order of sum x^2: the last keep_columns are a segment
+ * of their own. Weights are rounded with error feedback by the Hessian of the
+ * quantized inputs, on grids that channel_group rows share (Zhao et al.,
+ * "Atom", MLSys 2024); a symmetric one is so also about weights of one sign.
  */
-#include "method/feedback.h"
-
+#include <stdio.h>
 #include "base/buffer.h"
+#include "base/number.h"
+#include "method/feedback.h"
 
 struct atom_params {
     int bits, act_bits, group_size, act_group_size, channel_group, keep_columns, keep_format, block_size, sort_metric,
@@ -20,14 +19,10 @@ struct atom_params {
     struct qnti_damping damping;
 };
 
-enum { INT8, FLOAT, E4M3, E5M2 };
-enum { HESSIAN, ABS_MEAN };
+enum { HESSIAN, ABS_MEAN };   /* sort_metric */
+enum { INT8, FLOAT };         /* keep_format */
+static const qnt_dtype casts[] = {QNT_F32, QNT_F32, QNT_F8_E4M3, QNT_F8_E5M2};   /* of what is kept, without a scale */
 enum { USUAL_KEPT = 128, KEPT_SHARE = 4 };     /* columns; at most a share of the width */
-
-static bool quantizes_inputs(const struct atom_params *p)
-{
-    return p->act_bits != 0 && p->act_bits != 16;
-}
 
 /* QNT_INVALID: nothing is left beside them. */
 static qnt_status kept_columns(qnt_context *ctx, const struct atom_params *p, size_t in, size_t *k)
@@ -35,8 +30,7 @@ static qnt_status kept_columns(qnt_context *ctx, const struct atom_params *p, si
     *k = p->keep_columns < 0 ? qnti_min(USUAL_KEPT, in / KEPT_SHARE) : (size_t)p->keep_columns;
     if (*k < in)
         return QNT_OK;
-    return qnti_fail(ctx, QNT_INVALID, "atom: keep_columns=%zu leaves nothing of a layer of %zu inputs; give fewer, or "
-                     "-1: %d, at most a quarter of the inputs", *k, in, USUAL_KEPT);
+    return qnti_fail(ctx, QNT_INVALID, "atom: keep_columns=%zu leaves nothing of a layer of %zu inputs", *k, in);
 }
 
 static qnt_status atom_plan(qnt_context *ctx, const struct qnti_shape *shapes, void *const *params, size_t count)
@@ -50,44 +44,11 @@ static qnt_status atom_plan(qnt_context *ctx, const struct qnti_shape *shapes, v
     return QNT_OK;
 }
 
-/* Ascending, of equals the first before the others. */
 static qnt_status atom_transform(struct qnti_job *job, const qnt_layer *layers, size_t count, struct qnti_transform *t)
 {
-    const struct atom_params *p = job->params;
-    size_t in = layers[0].weight.cols;
-    float *keys;
-    qnt_status status;
-    (void)count;
-    if (!job->calib->tokens)
-        return QNT_OK; /* nothing is known of the channels */
-    QNT_TRY(QNTI_NEW_RAW(job->ctx, in, &keys));
-    QNT_CHECK(QNTI_NEW_RAW(job->ctx, in, &t->permutation));
-    for (size_t c = 0; c < in; c++) {
-        const struct qnti_channel_moments *m = &job->calib->moments[c];
-        keys[c] = -(float)((p->sort_metric == ABS_MEAN ? m->sum_abs : m->sum_square) / (double)job->calib->tokens);
-    }
-    status = qnti_job_sort(job, keys, in, t->permutation);
-cleanup:
-    qnti_free(job->ctx, keys);
-    return status;
-}
-
-static struct qnti_grid kept_float(const struct atom_params *p, qnt_dtype usual)
-{
-    return qnti_float_grid(p->keep_format == E4M3 ? QNT_F8_E4M3 : p->keep_format == E5M2 ? QNT_F8_E5M2 : usual);
-}
-
-static qnt_status quantize_kept_inputs(struct qnti_job *job, const struct atom_params *p, qnt_qlinear *q)
-{
-    struct qnti_grid grid = kept_float(p, QNT_F32);
-    struct qnti_segment *kept = &q->segments[1];
-    if (p->keep_format == FLOAT)
-        return QNT_OK;
-    if (p->keep_format == INT8)
-        return qnti_job_quantize_segment(job, &(struct qnti_input_rule){.bits = 8, .per_token = true}, q, 1);
-    QNT_TRY(qnti_actquant_create(job->ctx, &grid, kept->cols, false, &kept->act));
-    kept->act->input_type = QNT_F16;
-    return QNT_OK;
+    (void)layers, (void)count;
+    return qnti_job_quietest_first(job, ((const struct atom_params *)job->params)->sort_metric == HESSIAN,
+                                   &t->permutation);
 }
 
 static qnt_status atom_activations(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
@@ -96,6 +57,7 @@ static qnt_status atom_activations(struct qnti_job *job, const qnt_layer *layer,
     const struct qnti_input_rule rule = {.bits = (unsigned)p->act_bits, .per_token = true, .asymmetric = !p->act_sym,
                                          .inside = true, .group = (size_t)p->act_group_size,
                                          .clip = (float)p->act_clip};
+    const struct qnti_input_rule kept = {.bits = 8, .per_token = true, .cast = casts[p->keep_format]};
     size_t k;
     (void)layer;
     QNT_TRY(kept_columns(job->ctx, p, q->in, &k));
@@ -103,10 +65,10 @@ static qnt_status atom_activations(struct qnti_job *job, const qnt_layer *layer,
         return qnti_job_quantize_inputs(job, &rule, q);
     QNT_TRY(qnti_qlinear_cut(q, (size_t[]){q->in - k, k}, 2));
     QNT_TRY(qnti_job_quantize_segment(job, &rule, q, 0));
-    return quantize_kept_inputs(job, p, q);
+    return p->keep_format == FLOAT ? QNT_OK : qnti_job_quantize_segment(job, &kept, q, 1);
 }
 
-/* With feedback the largest magnitude lies half a step beyond the levels, without it is one (the authors' two grids). */
+/* With feedback the largest magnitude lies half a step beyond the levels, without it is one: the authors' grids. */
 static qnt_status atom_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid)
 {
     const struct atom_params *p = params;
@@ -123,11 +85,9 @@ static qnt_status atom_grid(struct qnti_job *job, const void *params, struct qnt
 
 static struct qnti_grid kept_grid(const struct qnti_job *job, const struct atom_params *p)
 {
-    qnt_dtype type = job->layout ? job->layout->scale_type : QNT_F32;
-    struct qnti_grid grid = qnti_affine_grid(job->kernels, 8, 0, type);
-    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
-    grid.offset = 128;
-    return p->keep_format == INT8 ? grid : kept_float(p, type);
+    qnt_dtype type = job->layout ? job->layout->scale_type : QNT_F32, cast = casts[p->keep_format];
+    return p->keep_format == INT8 ? qnti_signed_grid(job->kernels, 8, 0, type)
+                                  : qnti_float_grid(cast != QNT_F32 ? cast : type);
 }
 
 static qnt_status atom_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
@@ -136,49 +96,38 @@ static qnt_status atom_weights(struct qnti_job *job, const qnt_layer *layer, qnt
     struct qnti_grid grids[] = {{0}, kept_grid(job, p)};
     struct qnti_segments_feedback f = {.grids = grids, .direct = true, .damping = p->damping,
                                        .block = (size_t)p->block_size};
-    size_t k, cols[2];
-    qnt_status status = QNT_NOT_FOUND;
+    size_t k;
     (void)layer;
     QNT_TRY(kept_columns(job->ctx, p, q->in, &k));
     QNT_TRY(atom_grid(job, p, &grids[0]));
-    cols[0] = q->in - k;
-    cols[1] = k;
-    f.cols = cols;
+    f.cols = (size_t[]){q->in - k, k};
     f.count = k ? 2 : 1;
-    if (!p->gptq)
-        return qnti_nearest_segments(job, &f, q);
-    status = qnti_job_quantized_hessian(job, q);
-    if (status == QNT_OK)
-        status = qnti_feedback_segments(job, &f, q);
-    if (status != QNT_NOT_FOUND && status != QNT_SINGULAR)
-        return status;
-    QNT_TRY(qnti_qlinear_warn(q, "rounded to nearest: %s", qnt_context_message(job->ctx)));
-    return qnti_nearest_segments(job, &f, q);
+    return p->gptq ? qnti_feedback_as_quantized(job, &f, q) : qnti_nearest_segments(job, &f, q);
 }
 
 static qnt_status atom_kv_text(qnt_context *ctx, const void *params, struct qnti_buffer *text)
 {
     const struct atom_params *p = params;
-    if (p->kv_bits == 0 || p->kv_bits == 16)
-        return QNT_OK;
-    return qnti_buffer_print(ctx, text, "atom:bits=%d,clip=%g", p->kv_bits, p->kv_clip);
+    char clip[32];
+    snprintf(clip, sizeof clip, "%g", p->kv_clip);
+    qnti_exchange_point(clip, false);
+    return !qnti_few_bits(p->kv_bits) ? QNT_OK : qnti_buffer_print(ctx, text, "atom:bits=%d,clip=%s", p->kv_bits, clip);
 }
 
 static bool atom_offers(const void *params, enum qnti_stage stage)
 {
-    return stage != QNTI_STAGE_ACTIVATIONS || quantizes_inputs(params);
+    return stage != QNTI_STAGE_ACTIVATIONS || qnti_few_bits(((const struct atom_params *)params)->act_bits);
 }
 
 static const struct qnti_damping *atom_feedback(const void *params)
 {
-    const struct atom_params *p = params;
-    return p->gptq ? &p->damping : NULL;
+    return ((const struct atom_params *)params)->gptq ? &((const struct atom_params *)params)->damping : NULL;
 }
 
 static unsigned atom_needs(const void *params)
 {
     const struct atom_params *p = params;
-    return QNTI_NEED_MOMENTS | (p->gptq ? qnti_quantized_hessian_needs(quantizes_inputs(p)) : 0u);
+    return QNTI_NEED_MOMENTS | (p->gptq ? qnti_quantized_hessian_needs(qnti_few_bits(p->act_bits)) : 0u);
 }
 
 static unsigned atom_leaves(const void *params)
@@ -195,20 +144,16 @@ static qnt_status atom_bits(struct qnti_job *job, const void *params, size_t out
     size_t k;
     QNT_TRY(kept_columns(job->ctx, p, in, &k));
     QNT_TRY(atom_grid(job, p, &grid));
-    *bits = qnti_grid_bits(&grid, out, in - k);
-    if (k)
-        *bits += qnti_grid_bits(&kept, out, k) + 64;
-    *bits += qnti_layout_at_run_time(job->layout) ? 32 * (double)in : 0;
+    *bits = qnti_grid_bits(&grid, out, in - k) + (qnti_layout_at_run_time(job->layout) ? 32 * (double)in : 0);
+    *bits += k ? qnti_grid_bits(&kept, out, k) + 64 : 0;
     return QNT_OK;
 }
 
 static qnt_status atom_check(qnt_context *ctx, const void *params)
 {
     const struct atom_params *p = params;
-    if (quantizes_inputs(p) && (p->act_bits < 2 || p->act_bits > 8))
+    if (qnti_few_bits(p->act_bits) && (p->act_bits < 2 || p->act_bits > 8))
         return qnti_fail(ctx, QNT_INVALID, "atom: act_bits=%d; 2 to 8, or 16: not quantized", p->act_bits);
-    if (p->kv_bits % 16 && (p->kv_bits < 2 || p->kv_bits > 8))
-        return qnti_fail(ctx, QNT_INVALID, "atom: kv_bits=%d; 2 to 8, or 16: as they are", p->kv_bits);
     return QNT_OK;
 }
 

@@ -92,7 +92,7 @@ static qnt_status rptq_weights(struct qnti_job *job, const qnt_layer *layer, qnt
 static bool rptq_offers(const void *params, enum qnti_stage stage)
 {
     const struct rptq_params *p = params;
-    return stage != QNTI_STAGE_ACTIVATIONS || (p->act_bits != 0 && p->act_bits != 16);
+    return stage != QNTI_STAGE_ACTIVATIONS || qnti_few_bits(p->act_bits);
 }
 
 static const struct qnti_damping *rptq_feedback(const void *params)

@@ -94,13 +94,13 @@ static qnt_status smoothquant_weights(struct qnti_job *job, const qnt_layer *lay
 static bool smoothquant_offers(const void *params, enum qnti_stage stage)
 {
     const struct smoothquant_params *p = params;
-    return stage != QNTI_STAGE_ACTIVATIONS || (p->act_bits != 0 && p->act_bits != 16);
+    return stage != QNTI_STAGE_ACTIVATIONS || qnti_few_bits(p->act_bits);
 }
 
 static qnt_status smoothquant_check(qnt_context *ctx, const void *params)
 {
     const struct smoothquant_params *p = params;
-    if (p->act_bits != 0 && p->act_bits != 16 && (p->act_bits < 2 || p->act_bits > 8))
+    if (qnti_few_bits(p->act_bits) && (p->act_bits < 2 || p->act_bits > 8))
         return qnti_fail(ctx, QNT_INVALID, "smoothquant: act_bits=%d; 2 to 8, or 16: not quantized", p->act_bits);
     if (p->act_static && p->act_granularity == BY_TOKEN && p->level == LEVEL_NONE)
         return qnti_fail(ctx, QNT_INVALID, "smoothquant: act_static needs act_granularity=tensor");

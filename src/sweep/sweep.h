@@ -136,6 +136,8 @@ qnt_status qnti_targets_recipes(struct qnt_plan *plan);
 qnt_status qnti_plan_estimate(struct qnt_plan *plan);
 
 /* --- options.c: the plan's own copy of the options --- */
+/* A copy that lives as long as the plan; of NULL: NULL. */
+qnt_status qnti_plan_keep_text(struct qnt_plan *plan, const char *text, const char **kept);
 qnt_status qnti_plan_keep_options(struct qnt_plan *plan, const qnt_quantize_options *options);
 void qnti_plan_free_options(struct qnt_plan *plan);
 

@@ -21,8 +21,8 @@ struct qnti_rotation {
 struct qnti_transform {
     float *scale, *shift;      /* [width] or NULL */
     uint32_t *permutation;     /* [width] or NULL */
-    uint32_t *cluster;         /* [width] of each place behind the permutation, in runs from 0 on: what a method put side
-                                  by side, for its later stages; it changes nothing; or NULL */
+    uint32_t *cluster;         /* [width] of each place behind the permutation, in runs from 0 on: what a method put
+                                  side by side, for its later stages; it changes nothing; or NULL */
     struct qnti_rotation rotation;
 };
 
