@@ -226,9 +226,11 @@ static void ggufs(void **state)
 }
 
 static const char *const fine[] = {"bits=8", "group_size=16"};
+static const char *const clusters[] = {"bits=16", "act_bits=16", "clusters=5", "head_clusters=3"};
+static const char *const sorted[] = {"bits=8", "act_bits=16", "kv_bits=16", "group_size=16", "weight_clip=1"};
 static const char *const smooth[] = {"bits=8", "smooth_linears=true", "act_bits=16"};
 
-/* Eight bits in small groups lose little; a transform that is folded wrongly loses all. */
+/* Eight bits in small groups lose little, sixteen less; a transform that is folded wrongly loses all. */
 static const struct {
     qnt_quantize_options options;
     double most;
@@ -238,6 +240,8 @@ static const struct {
     {{.method = "awq,gptq", .settings = fine, .setting_count = 2}, 0.15},
     {{.method = "smoothquant", .settings = smooth, .setting_count = 3}, 0.3},
     {{.method = "squeezellm", .settings = (const char *const[]){"bits=8"}, .setting_count = 1}, 0.3},
+    {{.method = "rptq", .settings = clusters, .setting_count = 4}, 0.05},
+    {{.method = "atom", .settings = sorted, .setting_count = 5}, 0.15},
 };
 
 static void recipes(void **state)
