@@ -201,7 +201,8 @@ static inline unsigned char *safetensors_bytes(const struct qnti_native_tensors 
     static const struct {
         const char *dtype;
         size_t bytes;
-    } types[] = {{"U8", 1}, {"F8_E8M0", 1}, {"F16", 2}, {"BF16", 2}, {"U16", 2}, {"F32", 4}, {"I32", 4}, {"U32", 4}};
+    } types[] = {{"U8", 1}, {"F8_E8M0", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F16", 2}, {"BF16", 2}, {"U16", 2},
+                 {"F32", 4}, {"I32", 4}, {"U32", 4}};
     size_t header = 0, data = 0, capacity = 64;
     size_t *sizes = NEW(t->count, size_t);
     unsigned char *file;

@@ -46,6 +46,8 @@ static const char *const settings[][6] = {
     {"axis=0", "optimizer=adam", "format=fp4", "double_quant=true", "block_size=32", "iterations=3"},
     {"format=fp4_e2m1", "scale_restrict=m2", "solver=gptq", "rank=3", "rank_bits=8", "group_size=16"},
     {"act_granularity=channel", "rank=2", "rank_weight=hessian", "groups=1", "bits=4", "sym=false"},
+    {"keep_columns=2", "act_sym=false", "sym=false", "channel_group=3", "keep_format=fp8_e5m2", "act_group_size=5"},
+    {"clusters=3", "act_metric=ema_minmax", "batch_tokens=5", "bits=16", "gptq=false", "keep_format=float"},
     {"bits=8", "solver=v2", "scale_update=true", "per_group_stop=true", "scale_search=true", "outlier_threshold=0"},
 };
 
@@ -225,15 +227,23 @@ static size_t block_of(const char *format)
     return 1;
 }
 
+/* Of each column by the grid of its segment; those without codes have that of 0 on the first. */
 static void check_codes(const struct conformance *c, const qnt_qlinear *q)
 {
-    const struct qnti_grid *grid = &q->segments[0].weight->grid;
-    uint32_t base = grid->signed_codes ? (uint32_t)grid->offset : 0;
+    const uint32_t *order = q->transform.permutation;
     qnt_part part;
     if (qnt_qlinear_part(q, "codes", &part) != QNT_OK)
         return;
-    for (size_t i = 0; i < c->out * c->in; i++)
-        require(c, ((const uint32_t *)part.data)[i] + base < grid->levels, "a code beyond the levels");
+    for (size_t s = 0; s < q->segment_count; s++) {
+        const struct qnti_segment *g = &q->segments[s];
+        const struct qnti_grid *grid = &q->segments[g->weight->grid.form == QNTI_FORM_FLOAT ? 0 : s].weight->grid;
+        uint32_t base = grid->signed_codes ? (uint32_t)grid->offset : 0;
+        for (size_t i = 0; i < c->out * g->cols; i++) {
+            size_t place = g->first + i % g->cols, column = order ? order[place] : place;
+            uint32_t code = ((const uint32_t *)part.data)[i / g->cols * c->in + column];
+            require(c, code + base < grid->levels, "a code beyond the levels");
+        }
+    }
     qnt_part_free(&part);
 }
 

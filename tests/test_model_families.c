@@ -227,6 +227,8 @@ static void ggufs(void **state)
 
 static const char *const fine[] = {"bits=8", "group_size=16"};
 static const char *const channels[] = {"bits=8", "act_granularity=channel", "rank=2", "rank_weight=hessian"};
+static const char *const clusters[] = {"bits=16", "act_bits=16", "clusters=5", "head_clusters=3"};
+static const char *const sorted[] = {"bits=8", "act_bits=16", "kv_bits=16", "group_size=16", "weight_clip=1"};
 static const char *const smooth[] = {"bits=8", "smooth_linears=true", "act_bits=16"};
 /* Twelve bits and inputs as they are: what is left is the transform, which changes nothing. */
 static const char *const twelve[] = {"rtn.bits=12", "group_size=16", "act_bits=16"};
@@ -249,6 +251,8 @@ static const struct {
     {{.method = "outlier_suppression,rtn", .settings = twelve, .setting_count = 3}, 0.006},
     {{.method = "os_plus,rtn", .settings = shifted, .setting_count = 5}, 0.006},
     {{.method = "fptq,rtn", .settings = equalized, .setting_count = 4}, 0.006},
+    {{.method = "rptq", .settings = clusters, .setting_count = 4}, 0.05},
+    {{.method = "atom", .settings = sorted, .setting_count = 5}, 0.15},
 };
 
 static void recipes(void **state)

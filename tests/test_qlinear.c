@@ -421,6 +421,7 @@ static const struct {
     {"codebook", FULL_CODEBOOK}, {"packed", 0}, {"absmax", 0}, {"absmax_codes", 0}, {"nested_absmax", 0},
     {"nested_offset", 0}, {"nested_codebook", 0},
     {"outlier_mask", FULL_SPARSE}, {"kept_columns", FULL_SECOND | FULL_SECOND_CODES},
+    {"keep_scales", FULL_SECOND_CODES},
     {"scale", FULL_SCALE}, {"shift", FULL_SCALE}, {"permutation", FULL_PERMUTATION}, {"lowrank_a", FULL_LOWRANK},
     {"lowrank_b", FULL_LOWRANK}, {"act_scale", FULL_STATIC}, {"act_zero", FULL_STATIC}, {"bias", FULL_BIAS},
 };

@@ -25,7 +25,8 @@ extern "C" {
     X(I8, 5, 1)          \
     X(I64, 6, 8)         \
     X(F8_E4M3, 7, 1)     \
-    X(F8_E8M0, 8, 1)
+    X(F8_E8M0, 8, 1)     \
+    X(F8_E5M2, 9, 1)
 
 typedef enum qnt_dtype {
 #define QNT_DTYPE_ENUM(name, value, bytes) QNT_##name = value,

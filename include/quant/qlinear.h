@@ -65,7 +65,7 @@ QNT_API qnt_status qnt_report(const qnt_qlinear *q, qnt_layer_report *report);
 /*
  * Any part by its name, as `quant layer` and the native format spell it:
  * codes, scales, zeros, mins, codebook, group_index, scale, shift, permutation,
- * outlier_mask, kept_columns, lowrank_a, lowrank_b, act_scale, act_zero, bias.
+ * outlier_mask, kept_columns, keep_scales, lowrank_a, lowrank_b, act_scale, act_zero, bias.
  * The data belongs to the caller (qnt_part_free) and is in original column
  * order where the part has columns. QNT_NOT_FOUND: this layer has none.
  */

@@ -37,9 +37,10 @@ typedef struct qnt_layer {
 
 /*
  * What makes the input of a site: a norm (cols 1), or a linear whose rows are the channels (cols its width; of a fused
- * linear the rows meant). A transform of the input is folded into it, in place.
+ * linear the rows meant). A transform of the input is folded into it, in place: of a norm scale and shift, of a linear
+ * also another order of its rows, which stay within their heads where it has some.
  */
-enum { QNT_REFUSES_SCALE = 1, QNT_REFUSES_SHIFT = 2 };
+enum { QNT_REFUSES_SCALE = 1, QNT_REFUSES_SHIFT = 2, QNT_REFUSES_ORDER = 4 };
 typedef struct qnt_producer {
     size_t size;               /* sizeof(qnt_producer) or 0 */
     float *weight;             /* (rows, cols) */
@@ -49,6 +50,9 @@ typedef struct qnt_producer {
     size_t head;               /* rows of a head of values: these may be rotated among themselves; 0: none may */
     const uint32_t *map;       /* [in] row that feeds each channel; NULL: the same */
     unsigned refuses;          /* QNT_REFUSES_..., together: what an activation behind it does not let through */
+    float *beside;             /* (rows, cols) of another linear whose outputs meet these one by one (gate's beside
+                                  up's): they change places with them; or NULL */
+    float *beside_bias;        /* [rows] or NULL */
 } qnt_producer;
 
 /*
@@ -71,7 +75,9 @@ typedef struct qnt_site {
 
 /*
  * One transform for all layers, order and factor made once. q [count]. With a producer the transform is folded into it
- * and the results stand behind it; QNT_UNSUPPORTED: it cannot absorb the transform, nothing is changed then.
+ * and the results stand behind it. What the producer cannot absorb, and what is to be done behind that, stays at run
+ * time in each result; where the format holds none it is left out, and the report says so. QNT_UNSUPPORTED: a shift
+ * that the producer cannot absorb, nothing is changed then.
  */
 QNT_API qnt_status qnt_quantize_site(qnt_context *context, const qnt_recipe *recipe, const qnt_site *site,
                                      qnt_qlinear **q);

@@ -85,6 +85,8 @@ float qnti_round_to(qnt_dtype type, float x)
 {
     if (type == QNT_F8_E4M3)
         return qnti_small_value(&qnti_e4m3, qnti_small_code(&qnti_e4m3, x));
+    if (type == QNT_F8_E5M2)
+        return qnti_small_value(&qnti_e5m2, qnti_small_code(&qnti_e5m2, x));
     if (type == QNT_F8_E8M0)
         return qnti_e8m0_to_f32(qnti_f32_to_e8m0(fmaxf(x, 0)));
     if (type == QNT_F16)

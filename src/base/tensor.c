@@ -29,14 +29,20 @@ static void widen16(const qnt_context *ctx, qnt_dtype dtype, const char *data, s
     }
 }
 
+/* Floats of 8 bits that are all numbers; NULL: another type. */
+static const struct qnti_small_float *small_float(qnt_dtype dtype)
+{
+    return dtype == QNT_F8_E4M3 ? &qnti_e4m3 : dtype == QNT_F8_E5M2 ? &qnti_e5m2 : NULL;
+}
+
 void qnti_widen(const qnt_context *ctx, qnt_dtype dtype, const void *data, size_t n, float *x)
 {
     const uint8_t *bytes = data;
     if (dtype == QNT_F32)
         memcpy(x, data, n * sizeof *x);
-    else if (dtype == QNT_F8_E4M3)
+    else if (small_float(dtype))
         for (size_t i = 0; i < n; i++)
-            x[i] = qnti_small_value(&qnti_e4m3, bytes[i]);
+            x[i] = qnti_small_value(small_float(dtype), bytes[i]);
     else if (dtype == QNT_F8_E8M0)
         for (size_t i = 0; i < n; i++)
             x[i] = qnti_e8m0_to_f32(bytes[i]);
@@ -61,9 +67,9 @@ void qnti_narrow(const qnt_context *ctx, qnt_dtype dtype, const float *x, size_t
     uint8_t *bytes = data;
     if (dtype == QNT_F32)
         memcpy(data, x, n * sizeof *x);
-    else if (dtype == QNT_F8_E4M3)
+    else if (small_float(dtype))
         for (size_t i = 0; i < n; i++)
-            bytes[i] = (uint8_t)qnti_small_code(&qnti_e4m3, x[i]);
+            bytes[i] = (uint8_t)qnti_small_code(small_float(dtype), x[i]);
     else if (dtype == QNT_F8_E8M0)
         for (size_t i = 0; i < n; i++)
             bytes[i] = (uint8_t)qnti_f32_to_e8m0(x[i]);

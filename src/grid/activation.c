@@ -37,9 +37,7 @@ cleanup:
 qnt_status qnti_actquant_int8(qnt_context *ctx, const struct qnti_kernels *kernels, size_t cols, float threshold,
                               struct qnti_actquant **act)
 {
-    struct qnti_grid grid = qnti_affine_grid(kernels, 8, 0, QNT_F32);
-    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
-    grid.offset = 128;
+    const struct qnti_grid grid = qnti_signed_grid(kernels, 8, 0, QNT_F32);
     QNT_TRY(qnti_actquant_create(ctx, &grid, cols, false, act));
     (*act)->input_type = QNT_F16;
     (*act)->threshold = threshold > 0 ? threshold : INFINITY;

@@ -127,13 +127,29 @@ static struct affine search(const struct qnti_grid *grid, const struct group *g,
     return found;
 }
 
+/* Without 0 inside the range is shrunk; else the step alone, and the zero is that of the whole range (Atom's code). */
+static struct affine clipped(const struct qnti_grid *grid, struct range range)
+{
+    float clip = grid->clip > 0 ? grid->clip : 1;
+    struct affine a;
+    if (!grid->sym && !grid->include_zero)
+        return affine_of(grid, (struct range){clip * range.lo, clip * range.hi});
+    a = affine_of(grid, range);
+    if (clip == 1 || (range.lo == 0 && range.hi == 0))
+        return a;
+    a.scale *= clip;
+    if (!grid->sym)
+        a.zero = fminf(fmaxf(rintf(-range.lo / a.scale), (float)grid->least_zero), (float)(grid->levels - 1));
+    return a;
+}
+
 static struct affine fit_group(const struct qnti_grid *grid, const struct group *g)
 {
     struct range range = range_of(grid, g);
     struct affine a;
     if (grid->sym || grid->include_zero)
         range = with_zero(range, grid->sym);
-    a = stored(grid, affine_of(grid, range));
+    a = stored(grid, clipped(grid, range));
     return grid->search ? search(grid, g, range, a) : a;
 }
 
@@ -167,4 +183,13 @@ struct qnti_grid qnti_affine_grid(const struct qnti_kernels *kernels, unsigned b
                               .map = {.kind = QNTI_MAP_TILES, .rows = 1, .cols = group_size},
                               .scale_type = scale_type,
                               .include_zero = true};
+}
+
+struct qnti_grid qnti_signed_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
+                                  qnt_dtype scale_type)
+{
+    struct qnti_grid grid = qnti_affine_grid(kernels, bits, group_size, scale_type);
+    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
+    grid.offset = (float)(1u << (bits - 1));
+    return grid;
 }

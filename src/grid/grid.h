@@ -22,7 +22,7 @@ struct qnti_numbers;
 enum qnti_map_kind {
     QNTI_MAP_TILES,   /* tiles of rows x cols; 0 stands for all of them */
     QNTI_MAP_FLAT,    /* runs of `cols` over the flattened matrix */
-    QNTI_MAP_INDEX,   /* column c belongs to group index[c]; `rows` rows tied */
+    QNTI_MAP_INDEX,   /* column c belongs to group index[c]; `rows` rows tied; fits want groups side by side */
     QNTI_MAP_NONE,    /* there are no scales: a code's value is its level (`rows` is 1) */
     QNTI_MAP_STRIDED  /* number i of the flattened matrix belongs to group i % cols */
 };
@@ -111,7 +111,7 @@ struct qnti_grid {
     bool integer_offset;          /* offsets are integers 0 .. levels - 1, stored in `bits` bits */
     bool real_offset;             /* offsets are any numbers: x / scale + offset is rounded, not the quotient alone */
     unsigned least_zero;          /* not sym: the least zero that a fit chooses */
-    bool wide_zero;               /* it may lie outside the codes: ranges without 0, of activations */
+    bool wide_zero;               /* it may lie outside the codes: ranges without 0 */
     bool constant_offset;         /* one offset for all, known from the grid: not stored */
     float offset;                 /* that one */
     float divisor;                /* QNTI_MAP_NONE: of all levels, above 0; 0: none */
@@ -129,6 +129,7 @@ struct qnti_grid {
     bool whole_offset;            /* real_offset: a fit rounds its offsets all the same */
     bool half_open;               /* `levels` steps in a range, whose end is no level, not levels - 1 (ZeroQuant) */
     enum qnti_scale_rule scale_rule;
+    float clip;                   /* share of the range that a fit keeps; 0: 1 */
     bool search;                  /* try shrunk ranges */
     float search_norm;            /* exponent of the error */
     unsigned search_steps;        /* ranges tried */
@@ -204,13 +205,23 @@ struct qnti_grid qnti_float_grid(qnt_dtype type);
 /* The grid of an affine code of `bits` in groups of `group_size` columns (0: the row), scales in `scale_type`. */
 struct qnti_grid qnti_affine_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
                                   qnt_dtype scale_type);
-/* minmax.c: the same with real offsets, and scale and offset of a range there. */
+/* The same, symmetric about 0 with the largest magnitude as a level, signed codes. */
+struct qnti_grid qnti_signed_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
+                                  qnt_dtype scale_type);
+/* minmax.c: the same as the first with real offsets, and scale and offset of a range there. */
 struct qnti_grid qnti_minmax_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size,
                                   qnt_dtype scale_type);
 void qnti_minmax_affine(const struct qnti_grid *grid, float least, float greatest, float *scale, float *offset);
 /* The same whose ranges are half open, with whole zeros, signed codes where it is symmetric. */
 struct qnti_grid qnti_half_open_grid(const struct qnti_kernels *kernels, unsigned bits, size_t group_size, bool sym,
                                      qnt_dtype scale_type);
+/*
+ * centred.c (RPTQ): 2^bits steps over a range as it is, about its middle; codes are signed, zeros whole numbers of any
+ * size. One group unless the map, of columns side by side, is set.
+ */
+extern const struct qnti_grid_kind qnti_centred_kind;
+struct qnti_grid qnti_centred_grid(const struct qnti_kernels *kernels, unsigned bits, qnt_dtype scale_type);
+void qnti_centred_affine(const struct qnti_grid *grid, float least, float greatest, float *scale, float *offset);
 /* codebook.c: `1 << bits` free levels for each row, stored in `type`; no scale. Solvers fill it, there is no fit. */
 struct qnti_grid qnti_free_levels_grid(const struct qnti_kernels *kernels, unsigned bits, qnt_dtype type);
 /* codebook.c: levels from a table, each group scaled by its largest magnitude. */

@@ -133,6 +133,10 @@ static qnt_status part_columns(struct qnti_job *job, const struct qnti_segments_
     place = sorted + in;
     QNT_CHECK(QNTI_NEW_RAW(job->ctx, 2 * in, &p->columns));
     p->order = p->columns + in;
+    for (size_t c = 0; c < in; c++)
+        sorted[c] = p->columns[c] = (uint32_t)c;
+    if (!s->keys)
+        goto cleanup;
     QNT_CHECK(qnti_job_sort(job, s->keys, in, sorted));
     qnti_part_columns(sorted, in, s->cols[s->count - 1], p->columns, place, p->order);
 cleanup:
@@ -175,6 +179,11 @@ static qnt_status copy_order(const struct qnti_job *job, const uint32_t *order, 
     return QNT_OK;
 }
 
+static bool is_direct(const struct qnti_segments_feedback *s, const qnt_qlinear *q, size_t i)
+{
+    return s->direct && i > 0 && i + 1 == q->segment_count;
+}
+
 /* Grids of whole rows are those of the weights before dead columns are cleared, as in a layer of one segment. */
 static qnt_status fill_segment(struct qnti_job *job, const struct qnti_segments_feedback *s,
                                const struct parting *parting, qnt_qlinear *q, size_t i)
@@ -197,6 +206,10 @@ static qnt_status fill_segment(struct qnti_job *job, const struct qnti_segments_
         QNT_CHECK(qnti_fit_all(job->ctx, w, NULL, NULL, segment->weight));
     for (size_t k = 0; coded && k < job->rows * cols; k++)
         w[k] = job->dead[parting->columns[first + k % cols]] ? 0 : w[k];
+    if (is_direct(s, q, i)) {
+        status = qnti_nearest(job->ctx, w, NULL, NULL, segment->weight);
+        goto cleanup;
+    }
     f.w = w;
     f.order = order;
     f.fixed = !coded || grid.map.cols == 0;
@@ -213,6 +226,10 @@ static qnt_status factor_parted(struct qnti_job *job, const struct qnti_segments
 {
     uint32_t *order;
     qnt_status status;
+    if (!s->keys) {
+        QNT_TRY(qnti_job_factor(job, QNTI_ORDER_NATURAL, 0, s->damping));
+        return qnti_tell_damping(job, s->damping, q);
+    }
     QNT_TRY(QNTI_NEW_RAW(job->ctx, q->in, &order));
     for (size_t j = 0; j < q->in; j++)
         order[j] = parting->columns[s->by_keys ? parting->order[j] : j];
@@ -226,17 +243,50 @@ qnt_status qnti_feedback_segments(struct qnti_job *job, const struct qnti_segmen
 {
     struct parting parting = {0};
     qnt_status status;
+    if (s->keys && q->segment_count > 1)
+        return qnti_fail(job->ctx, QNT_UNSUPPORTED, "layer %s: columns that its inputs are parted by cannot be parted "
+                         "in another way", q->name);
     QNT_CHECK(part_columns(job, s, q->in, &parting));
     QNT_CHECK(factor_parted(job, s, &parting, q));
     if (!q->segment_count)
         QNT_CHECK(qnti_qlinear_cut(q, s->cols, s->count));
-    QNT_CHECK(qnti_qlinear_permute(q, parting.columns));
-    QNT_CHECK(place_columns(job, parting.columns, q->in));
+    if (s->keys) {
+        QNT_CHECK(qnti_qlinear_permute(q, parting.columns));
+        QNT_CHECK(place_columns(job, parting.columns, q->in));
+    }
     for (size_t i = 0; i < q->segment_count; i++)
         QNT_CHECK(fill_segment(job, s, &parting, q, i));
 cleanup:
     qnti_free(job->ctx, parting.columns);
     return status;
+}
+
+qnt_status qnti_nearest_segments(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q)
+{
+    if (!q->segment_count)
+        QNT_TRY(qnti_qlinear_cut(q, s->cols, s->count));
+    for (size_t i = 0; i < q->segment_count; i++) {
+        struct qnti_segment *segment = &q->segments[i];
+        qnt_status status;
+        float *w;
+        QNT_TRY(qnti_segment_fill(q, segment, &s->grids[i]));
+        QNT_TRY(copy_columns(job, segment->first, segment->cols, q->in, &w));
+        status = qnti_nearest(job->ctx, w, NULL, NULL, segment->weight);
+        qnti_free(job->ctx, w);
+        QNT_TRY(status);
+    }
+    return QNT_OK;
+}
+
+qnt_status qnti_feedback_as_quantized(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q)
+{
+    qnt_status status = qnti_job_quantized_hessian(job, q);
+    if (status == QNT_OK)
+        status = qnti_feedback_segments(job, s, q);
+    if (status != QNT_NOT_FOUND && status != QNT_SINGULAR)
+        return status;
+    QNT_TRY(qnti_qlinear_warn(q, "rounded to nearest: %s", qnt_context_message(job->ctx)));
+    return qnti_nearest_segments(job, s, q);
 }
 
 unsigned qnti_feedback_needs(const struct qnti_feedback_params *p)

@@ -41,13 +41,21 @@ struct qnti_segments_feedback {
     const struct qnti_grid *grids;      /* [count] of each segment; groups of columns are fitted on the way */
     const size_t *cols;                 /* [count] columns of each, where no earlier stage cut them */
     size_t count;
-    const float *keys;                  /* [in] the last segment takes the columns of the largest */
+    const float *keys;                  /* [in] the last segment takes the columns of the largest; NULL: all stay */
     bool by_keys;                       /* the others are processed by falling keys, not as they stand */
+    bool direct;                        /* the last of several is rounded to nearest, with the others' corrections */
     struct qnti_damping damping;
     size_t block;
 };
-/* QNT_NOT_FOUND, QNT_SINGULAR: there is no factor, nothing was done yet. Reorders the job's weight. */
+/* QNT_NOT_FOUND, QNT_SINGULAR: there is no factor, nothing was done yet. Changes the job's weight. */
 qnt_status qnti_feedback_segments(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q);
+/*
+ * The same by the Hessian of the layer's inputs as they are quantized (qnti_job_quantized_hessian); without a factor
+ * the segments are rounded to nearest, with a warning.
+ */
+qnt_status qnti_feedback_as_quantized(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q);
+/* The same segments without feedback, columns as they stand. */
+qnt_status qnti_nearest_segments(struct qnti_job *job, const struct qnti_segments_feedback *s, qnt_qlinear *q);
 
 /* Fills the layer; rounds to nearest, with a warning, where the Hessian has no factor. */
 qnt_status qnti_feedback_weights(struct qnti_job *job, const struct qnti_feedback_params *p,

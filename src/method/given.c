@@ -32,17 +32,10 @@ static unsigned bits_of(const qnt_recipe *recipe, enum qnti_stage stage, const c
     return bits > 0 && bits < 16 ? (unsigned)bits : USUAL_BITS;
 }
 
-static struct qnti_grid signed_grid(const struct qnti_job *job, unsigned bits, qnt_dtype type)
-{
-    struct qnti_grid grid = qnti_affine_grid(job->kernels, bits, 0, type);
-    grid.sym = grid.absmax = grid.constant_offset = grid.signed_codes = true;
-    grid.offset = (float)(1u << (bits - 1));
-    return grid;
-}
-
 static qnt_status take_inputs(struct qnti_job *job, const qnt_recipe *recipe, const qnt_layer *layer, qnt_qlinear *q)
 {
-    struct qnti_grid grid = signed_grid(job, bits_of(recipe, QNTI_STAGE_ACTIVATIONS, "act_bits"), QNT_F32);
+    struct qnti_grid grid = qnti_signed_grid(job->kernels, bits_of(recipe, QNTI_STAGE_ACTIVATIONS, "act_bits"), 0,
+                                             QNT_F32);
     if (!usable(layer->input_scale) || !isfinite(layer->input_zero))
         return qnti_fail(job->ctx, QNT_INVALID, "layer %s: the given scale of its inputs is %g, zero %g", q->name,
                          (double)layer->input_scale, (double)layer->input_zero);
@@ -57,8 +50,8 @@ static qnt_status take_inputs(struct qnti_job *job, const qnt_recipe *recipe, co
 static qnt_status take_weights(struct qnti_job *job, const qnt_recipe *recipe, const qnt_layer *layer, qnt_qlinear *q)
 {
     bool limited = job->layout && job->layout->limits;
-    struct qnti_grid grid = signed_grid(job, bits_of(recipe, QNTI_STAGE_WEIGHTS, "bits"),
-                                        limited ? job->layout->scale_type : QNT_F32);
+    struct qnti_grid grid = qnti_signed_grid(job->kernels, bits_of(recipe, QNTI_STAGE_WEIGHTS, "bits"), 0,
+                                             limited ? job->layout->scale_type : QNT_F32);
     struct qnti_numbers *numbers;
     if (layer->weight_scale_count != 1 && layer->weight_scale_count != q->out)
         return qnti_fail(job->ctx, QNT_INVALID, "layer %s: %zu scales of weights are given, expected 1 or %zu", q->name,

@@ -5,7 +5,6 @@
 #include "method/method.h"
 
 #include <string.h>
-#include "base/tensor.h"
 
 /* H of x - z: H - z m^T - m z^T + z z^T, all times 2, m the means. */
 static void shift_hessian(const struct qnt_calib *calib, const float *shift, size_t n, float *h)
@@ -137,56 +136,32 @@ struct replay {
     const qnt_qlinear *q;
     struct qnti_gram *gram;
     size_t tokens;
-    float *x, *scratch;          /* [CHUNK][in], [in] */
+    float *x;                    /* [QNTI_REPLAY_TOKENS][in] */
     uint8_t *kept;               /* [in] */
 };
-
-enum { CHUNK = 256 };
-
-/* A finite token in the coordinates of the transform; false: it is left out, as it was when the site was measured. */
-static bool take_token(const struct replay *r, const float *x, float *y)
-{
-    size_t in = r->q->in;
-    const struct qnti_transform *t = r->job->transform;
-    if (!qnti_all_finite(x, in))
-        return false;
-    if (t)
-        qnti_transform_forward(t, in, x, y, r->scratch);
-    else
-        memcpy(y, x, in * sizeof *y);
-    return true;
-}
 
 static qnt_status add_quantized(void *user, const float *x, size_t tokens)
 {
     struct replay *r = user;
-    size_t in = r->q->in;
-    for (size_t t = 0, n; t < tokens;) {
-        for (n = 0; t < tokens && n < CHUNK; t++)
-            n += take_token(r, x + t * in, r->x + n * in);
-        memset(r->kept, 0, in);
-        QNT_TRY(qnti_qlinear_quantize(r->q, r->x, n, r->x, r->kept));
-        QNT_TRY(qnti_gram_add(r->job->ctx, r->gram, r->x, r->x, n));
-        r->tokens += n;
-    }
-    return QNT_OK;
+    memset(r->kept, 0, r->q->in);
+    QNT_TRY(qnti_qlinear_quantize(r->q, x, tokens, r->x, r->kept));
+    r->tokens += tokens;
+    return qnti_gram_add(r->job->ctx, r->gram, r->x, r->x, tokens);
 }
 
 static qnt_status load_quantized(struct qnti_job *job, const qnt_qlinear *q)
 {
     struct replay r = {.job = job, .q = q};
     qnt_status status;
-    QNT_CHECK(QNTI_NEW_RAW(job->ctx, CHUNK * q->in, &r.x));
-    QNT_CHECK(QNTI_NEW_RAW(job->ctx, q->in, &r.scratch));
+    QNT_CHECK(QNTI_NEW_RAW(job->ctx, QNTI_REPLAY_TOKENS * q->in, &r.x));
     QNT_CHECK(QNTI_NEW_RAW(job->ctx, q->in, &r.kept));
     QNT_CHECK(qnti_gram_create(job->ctx, q->in, true, &r.gram));
-    QNT_CHECK(qnti_calib_replay(job->calib, add_quantized, &r));
+    QNT_CHECK(qnti_job_replay(job, add_quantized, &r));
     QNT_CHECK(new_hessian(job));
     status = qnti_gram_take(r.gram, 2.0 / (double)qnti_max(r.tokens, 1), job->hessian);
 cleanup:
     qnti_gram_free(job->ctx, r.gram);
     qnti_free(job->ctx, r.x);
-    qnti_free(job->ctx, r.scratch);
     qnti_free(job->ctx, r.kept);
     return status;
 }

@@ -6,18 +6,27 @@
 #include <math.h>
 #include "base/number.h"
 
-/* The range of x' = (x - shift) / scale over all tokens and channels. */
-static void range_of_inputs(const struct qnti_job *job, float range[2])
+void qnti_job_range(const struct qnti_job *job, size_t place, float *least, float *greatest)
 {
     const struct qnti_transform *t = job->transform;
+    size_t c = t && t->permutation ? t->permutation[place] : place;
+    const struct qnti_channel_moments *m = &job->calib->moments[c];
+    float z = t && t->shift ? t->shift[c] : 0, s = t && t->scale ? t->scale[c] : 1;
+    float a = (m->least - z) / s, b = (m->greatest - z) / s; /* the other way round where s < 0 */
+    *least = fminf(a, b);
+    *greatest = fmaxf(a, b);
+}
+
+/* Over all channels, too. */
+static void range_of_inputs(const struct qnti_job *job, float range[2])
+{
     range[0] = INFINITY;
     range[1] = -INFINITY;
-    for (size_t c = 0; c < job->calib->in; c++) {
-        const struct qnti_channel_moments *m = &job->calib->moments[c];
-        float z = t && t->shift ? t->shift[c] : 0, s = t && t->scale ? t->scale[c] : 1;
-        float a = (m->least - z) / s, b = (m->greatest - z) / s; /* the other way round where s < 0 */
-        range[0] = fminf(range[0], fminf(a, b));
-        range[1] = fmaxf(range[1], fmaxf(a, b));
+    for (size_t p = 0; p < job->calib->in; p++) {
+        float least, greatest;
+        qnti_job_range(job, p, &least, &greatest);
+        range[0] = fminf(range[0], least);
+        range[1] = fmaxf(range[1], greatest);
     }
 }
 
@@ -26,32 +35,43 @@ static struct qnti_grid input_grid(const struct qnti_job *job, const struct qnti
 {
     bool stored = rule->fixed && job->layout && job->layout->holds_inputs;
     qnt_dtype type = stored ? job->layout->scale_type : QNT_F32;
-    struct qnti_grid grid = qnti_affine_grid(job->kernels, rule->bits, rule->group, type);
+    struct qnti_grid grid;
+    if (rule->cast != QNT_F32)
+        return qnti_float_grid(rule->cast);
     if (rule->book)
         grid = qnti_small_float_grid(job->kernels, rule->book, rule->group, type);
     else if (rule->half_open)
         grid = qnti_half_open_grid(job->kernels, rule->bits, rule->group, !rule->asymmetric, type);
+    else if (!rule->asymmetric)
+        grid = qnti_signed_grid(job->kernels, rule->bits, rule->group, type);
+    else
+        grid = qnti_affine_grid(job->kernels, rule->bits, rule->group, type);
     grid.map.rows = rule->per_token;
     if (rule->book || rule->half_open)
         return grid;
-    if (rule->asymmetric) {
-        grid.include_zero = rule->group == 0 || rule->zero_in_groups;
-        grid.wide_zero = true;
+    if (!rule->asymmetric) {
+        grid.absmax = !rule->full;
         return grid;
     }
-    grid.sym = grid.constant_offset = grid.signed_codes = true;
-    grid.absmax = !rule->full;
-    grid.offset = (float)(1u << (rule->bits - 1));
+    grid.include_zero = rule->group == 0 || rule->zero_in_groups;
+    grid.wide_zero = !rule->inside;
+    grid.integer_offset = rule->inside;
     return grid;
 }
 
-/* The range of the layer's inputs; `what` is what it is wanted for. */
-static qnt_status find_range(const struct qnti_job *job, const qnt_qlinear *q, const char *what, float range[2])
+qnt_status qnti_job_knows_ranges(const struct qnti_job *job, const qnt_qlinear *q, const char *what)
 {
     if (!job->calib || !job->calib->tokens)
         return qnti_fail(job->ctx, QNT_INVALID, "layer %s: %s of the activations needs calibration", q->name, what);
     if (job->transform && job->transform->rotation.block)
         return qnti_fail(job->ctx, QNT_UNSUPPORTED, "layer %s: the range of rotated inputs is not known", q->name);
+    return QNT_OK;
+}
+
+/* The range of the layer's inputs. */
+static qnt_status find_range(const struct qnti_job *job, const qnt_qlinear *q, const char *what, float range[2])
+{
+    QNT_TRY(qnti_job_knows_ranges(job, q, what));
     range_of_inputs(job, range);
     return QNT_OK;
 }
@@ -138,6 +158,17 @@ qnt_status qnti_job_prescribed_inputs(struct qnti_job *job, qnt_qlinear *q)
     if (layout->fixed_inputs)
         QNT_TRY(find_range(job, q, "a fixed scale", range));
     return make_quantizer(job, &grid, layout->fixed_inputs ? range : NULL, 0, q->in, &q->act);
+}
+
+qnt_status qnti_job_quantize_segment(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q,
+                                     size_t segment)
+{
+    struct qnti_segment *s = &q->segments[segment];
+    struct qnti_grid grid = input_grid(job, rule);
+    QNT_TRY(qnti_actquant_create(job->ctx, &grid, s->cols, false, &s->act));
+    s->act->clip = rule->clip;
+    s->act->input_type = rule->cast != QNT_F32 ? QNT_F16 : QNT_F32;
+    return QNT_OK;
 }
 
 static const struct qnti_codebook *const books[] = {NULL, &qnti_fp8_e4m3, &qnti_fp4_e2m1};

@@ -118,7 +118,7 @@ qnt_status qnti_job_transform(struct qnti_job *job, const struct qnti_transform 
 qnt_status qnti_layer_places(const struct qnti_job *job, const qnt_qlinear *q, uint32_t **places)
 {
     const uint32_t *all = q->transform.permutation;
-    const uint32_t *site = job->transform && !job->producer ? job->transform->permutation : NULL;
+    const uint32_t *site = job->kept ? job->kept->permutation : NULL;
     size_t in = q->in;
     uint32_t *place;
     *places = NULL;

@@ -55,6 +55,25 @@ qnt_status qnti_job_magnitudes(struct qnti_job *job, float *most, float *mean)
     return QNT_OK;
 }
 
+qnt_status qnti_job_quietest_first(struct qnti_job *job, bool squares, uint32_t **order)
+{
+    const struct qnt_calib *calib = job->calib;
+    float *keys;
+    qnt_status status;
+    if (!calib->tokens)
+        return QNT_OK;
+    QNT_TRY(QNTI_NEW_RAW(job->ctx, calib->in, &keys));
+    QNT_CHECK(QNTI_NEW_RAW(job->ctx, calib->in, order));
+    for (size_t c = 0; c < calib->in; c++) {
+        const struct qnti_channel_moments *m = &calib->moments[c];
+        keys[c] = -(float)((squares ? m->sum_square : m->sum_abs) / (double)calib->tokens);
+    }
+    status = qnti_job_sort(job, keys, calib->in, *order);
+cleanup:
+    qnti_free(job->ctx, keys);
+    return status;
+}
+
 qnt_status qnti_job_weight_magnitudes(struct qnti_job *job, const qnt_layer *layers, size_t count, float *most)
 {
     size_t in = layers[0].weight.cols;

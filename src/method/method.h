@@ -17,6 +17,7 @@
 
 struct qnti_job;
 struct qnti_unit;
+struct qnti_buffer;
 
 /*
  * What a method does in a stage: to each layer for itself, to all layers of its unit at once, but for what some of them
@@ -73,6 +74,11 @@ struct qnti_method {
     qnt_status (*plan)(qnt_context *ctx, const struct qnti_shape *shapes, void *const *params, size_t count);
     /* Caches of a model whose heads have so many channels; NULL: the method has nothing to do with them. */
     qnt_status (*kv)(qnt_context *ctx, const void *params, size_t head_dim, struct qnti_kv *kv);
+    /*
+     * How a model that the method quantizes keeps its keys and values where nobody says otherwise: adds it to `text`,
+     * as the option kv has it; NULL, or nothing added: as they are.
+     */
+    qnt_status (*kv_text)(qnt_context *ctx, const void *params, struct qnti_buffer *text);
     /* The grid on which the weights stage chooses codes, a format's too; NULL: the method has one of its own. */
     qnt_status (*grid)(struct qnti_job *job, const void *params, struct qnti_grid *grid);
 };
@@ -116,8 +122,9 @@ struct qnti_affine_params {
             "how far the range shrinks at most"                                                                        \
     }
 
-/* Parameters of methods that quantize inputs at run time. */
 enum { QNTI_INPUTS_BY_TOKEN, QNTI_INPUTS_BY_TENSOR };
+/* --- of methods that quantize inputs at run time --- */
+
 struct qnti_input_params {
     int bits, format, granularity, group_size;
     bool fixed, sym;
@@ -162,8 +169,9 @@ struct qnti_job {
     const struct qnti_unit *unit;        /* whose layers these are: a search may take its loss behind it; or NULL */
     const float *samples;                /* [sample_count][in] inputs of the unit, in sequences of `sequence` */
     size_t sample_count, sequence;
-    const qnt_producer *producer;       /* what the transform is folded into; NULL: it stays at run time */
+    const qnt_producer *producer;       /* what the transform is, or was, folded into; NULL: it stays at run time */
     const struct qnti_transform *transform; /* of the site, once it is chosen; NULL: none */
+    const struct qnti_transform *kept;   /* the last part of it, which stays at run time; NULL: none does */
     const struct qnti_transform *folded; /* what weights and inputs as they are given stand behind; NULL: nothing */
     float *weight;                       /* (rows, in) f32 of the layer in hand, in the quantized coordinates */
     size_t rows, layer;                  /* of the weight; which of the site's layers it is */
@@ -267,6 +275,9 @@ qnt_status qnti_job_check_fisher(struct qnti_job *job, const qnt_layer *layer);
  * whole sequences. QNT_NOT_FOUND: there are none.
  */
 qnt_status qnti_job_samples(struct qnti_job *job, float **x, size_t *tokens);
+/* All of them in their order, a few at a time, where the calibration can give them once more (QNTI_NEED_REPLAY). */
+enum { QNTI_REPLAY_TOKENS = 256 };   /* at most */
+qnt_status qnti_job_replay(const struct qnti_job *job, qnti_token_fn take, void *user);
 /*
  * What the norm that makes the site's input multiplies with (gamma), [in]; it is copied. QNT_NOT_FOUND: no norm makes
  * it, or it is not known.
@@ -283,14 +294,23 @@ struct qnti_input_rule {
     bool fixed;                  /* the tensor's by calibration */
     bool asymmetric;             /* with a zero; 0 is a level but in groups, */
     bool zero_in_groups;         /* and there too */
+    bool inside;                 /* that zero is one of the codes in groups, too: of ranges without 0 some is lost */
     bool full;                   /* symmetric: the range ends half a step beyond the levels, else on the last one */
     bool half_open;              /* integers: 2^bits steps in the range, which need not hold 0 (ZeroQuant) */
     bool per_channel;            /* fixed, a scale for each channel, which the weights take */
     size_t group;                /* channels of a token that share a scale; 0: all */
     float clip;                  /* the range is multiplied by it; 0: 1 */
     const float *range;          /* [2] fixed: the range; NULL: that of all inputs */
+    qnt_dtype cast;              /* QNT_F32: nothing; else inputs are f16 rounded to this type, without a scale */
 };
 qnt_status qnti_job_quantize_inputs(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q);
+/* The same for the columns of one of the layer's segments. */
+qnt_status qnti_job_quantize_segment(struct qnti_job *job, const struct qnti_input_rule *rule, qnt_qlinear *q,
+                                     size_t segment);
+/* QNT_INVALID, QNT_UNSUPPORTED: the ranges of the layer's inputs are not known; `what` is what they are wanted for. */
+qnt_status qnti_job_knows_ranges(const struct qnti_job *job, const qnt_qlinear *q, const char *what);
+/* The range over all tokens at one place of the inputs behind the job's transform, but for a rotation. */
+void qnti_job_range(const struct qnti_job *job, size_t place, float *least, float *greatest);
 /* Such a quantizer by itself, of inputs of so many channels, for searches; a fixed one has a range. */
 qnt_status qnti_job_input_quantizer(struct qnti_job *job, const struct qnti_input_rule *rule, size_t in,
                                     struct qnti_actquant **act);
@@ -322,6 +342,11 @@ enum qnti_tie { QNTI_TIE_MEAN, QNTI_TIE_MOST };
 qnt_status qnti_job_tie(struct qnti_job *job, enum qnti_tie how, float *x);
 /* Of the site's inputs: largest and mean magnitude of each channel, [in]; either may be NULL. Not tied yet. */
 qnt_status qnti_job_magnitudes(struct qnti_job *job, float *most, float *mean);
+/*
+ * The site's channels by rising mean square, or mean magnitude, of equals the first before the others: [in], to be
+ * freed; NULL as before where no token was measured.
+ */
+qnt_status qnti_job_quietest_first(struct qnti_job *job, bool squares, uint32_t **order);
 /* The largest |W_rc| over the rows of all layers, [in]. */
 qnt_status qnti_job_weight_magnitudes(struct qnti_job *job, const qnt_layer *layers, size_t count, float *most);
 /* The mean of |W_rc| over the largest |W| of the group of columns, over the rows of all layers, [in]. */

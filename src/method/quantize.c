@@ -189,13 +189,17 @@ cleanup:
     return status;
 }
 
-/* Without a producer the transform stays in every layer, and all goes on in its coordinates. */
+/* The site's transform, chosen: in `whole` all of it, in `kept` what of it stays in every layer. */
+struct chosen {
+    struct qnti_transform whole, kept;
+};
+
 static qnt_status keep_transform(const struct site *site, const struct qnti_transform *t)
 {
     for (size_t i = 0; i < site->count; i++)
         QNT_TRY(qnti_transform_copy(site->job->ctx, t, site->q[i]->in, &site->q[i]->transform));
-    QNT_TRY(shift_biases(site, t));
-    return qnti_job_transform(site->job, t);
+    site->job->kept = t;
+    return QNT_OK;
 }
 
 static qnt_status leave_out_transform(const struct site *site, const char *method)
@@ -207,23 +211,44 @@ static qnt_status leave_out_transform(const struct site *site, const char *metho
     return QNT_OK;
 }
 
-/* Chooses the site's transform, folds or keeps it, and goes on in its coordinates. */
-static qnt_status run_transform(const struct site *site, const struct qnti_recipe_step *step, struct qnti_transform *t)
+/* Folds what the producer can absorb; what is left stays in the layers, or is left out. */
+static qnt_status fold_transform(const struct site *site, const char *method, struct chosen *t)
 {
     struct qnti_job *job = site->job;
     size_t width = site->layers[0].weight.cols;
+    struct qnti_transform folded = {0};
+    qnt_status status;
+    QNT_CHECK(qnti_fold_part(job->ctx, job->producer, &t->whole, width, &folded, &t->kept));
+    if (!qnti_transform_is_identity(&t->kept) && !qnti_layout_at_run_time(job->layout)) {
+        QNT_CHECK(leave_out_transform(site, method));
+        qnti_transform_free(job->ctx, &t->kept);
+        qnti_transform_free(job->ctx, &t->whole);
+        QNT_CHECK(qnti_transform_copy(job->ctx, &folded, width, &t->whole));
+    }
+    QNT_CHECK(qnti_fold(job->ctx, job->producer, &folded, width));
+cleanup:
+    qnti_transform_free(job->ctx, &folded);
+    return status;
+}
+
+/* Chooses the site's transform, folds or keeps it, and goes on in its coordinates. */
+static qnt_status run_transform(const struct site *site, const struct qnti_recipe_step *step, struct chosen *t)
+{
+    struct qnti_job *job = site->job;
     job->params = step->params;
     if (!job->producer && !qnti_layout_at_run_time(job->layout))
         return leave_out_transform(site, step->method->name);
-    QNT_TRY(step->method->stages[QNTI_STAGE_TRANSFORM].transform(job, site->layers, site->count, t));
-    if (qnti_transform_is_identity(t))
+    QNT_TRY(step->method->stages[QNTI_STAGE_TRANSFORM].transform(job, site->layers, site->count, &t->whole));
+    if (qnti_transform_is_identity(&t->whole))
         return QNT_OK;
-    if (!job->producer)
-        return keep_transform(site, t);
-    QNT_TRY(qnti_fold_check(job->ctx, job->producer, t, width));
-    QNT_TRY(qnti_fold(job->ctx, job->producer, t, width));
-    QNT_TRY(shift_biases(site, t));
-    return qnti_job_transform(job, t);
+    if (job->producer)
+        QNT_TRY(fold_transform(site, step->method->name, t));
+    else
+        QNT_TRY(qnti_transform_copy(job->ctx, &t->whole, site->layers[0].weight.cols, &t->kept));
+    if (!qnti_transform_is_identity(&t->kept))
+        QNT_TRY(keep_transform(site, &t->kept));
+    QNT_TRY(shift_biases(site, &t->whole));
+    return qnti_transform_is_identity(&t->whole) ? QNT_OK : qnti_job_transform(job, &t->whole);
 }
 
 /* The largest magnitude of the layers' weights, where a format scales all of them by it. */
@@ -270,10 +295,12 @@ static qnt_status settle_inputs(const struct site *site, const qnt_recipe *recip
     return find_most_weight(site);
 }
 
-static qnt_status run_stages(const struct site *site, const qnt_recipe *recipe, struct qnti_transform *t)
+static qnt_status run_stages(const struct site *site, const qnt_recipe *recipe, struct chosen *t)
 {
-    if (site->kept)
+    if (site->kept) {
         QNT_TRY(keep_transform(site, site->kept));
+        QNT_TRY(qnti_job_transform(site->job, site->kept));
+    }
     if (qnti_recipe_transforms(recipe) && !site->folded) {
         QNT_TRY(guess_most_weight(site));
         QNT_TRY(run_transform(site, &recipe->steps[recipe->provider[QNTI_STAGE_TRANSFORM]], t));
@@ -292,7 +319,7 @@ static qnt_status run_stages(const struct site *site, const qnt_recipe *recipe, 
 
 static qnt_status quantize_layers(const struct site *site, const qnt_recipe *recipe)
 {
-    struct qnti_transform transform = {0};
+    struct chosen transform = {0};
     qnt_status status = QNT_OK;
     for (size_t i = 0; i < site->count; i++) {
         const qnt_layer *layer = &site->layers[i];
@@ -306,7 +333,8 @@ static qnt_status quantize_layers(const struct site *site, const qnt_recipe *rec
     for (size_t i = 0; i < site->count; i++)
         QNT_CHECK(qnti_report_fill(site->job, &site->layers[i], site->q[i]));
 cleanup:
-    qnti_transform_free(site->job->ctx, &transform);
+    qnti_transform_free(site->job->ctx, &transform.whole);
+    qnti_transform_free(site->job->ctx, &transform.kept);
     return status;
 }
 

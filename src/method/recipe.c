@@ -556,3 +556,9 @@ qnt_status qnti_recipe_kv(const qnt_recipe *recipe, size_t head_dim, struct qnti
             return recipe->steps[s].method->kv(recipe->ctx, recipe->steps[s].params, head_dim, kv);
     return QNT_NOT_FOUND;
 }
+
+qnt_status qnti_recipe_kv_text(const qnt_recipe *recipe, struct qnti_buffer *text)
+{
+    const struct qnti_recipe_step *step = qnti_recipe_weights(recipe);
+    return step && step->method->kv_text ? step->method->kv_text(recipe->ctx, step->params, text) : QNT_OK;
+}

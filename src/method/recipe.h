@@ -41,7 +41,8 @@ qnt_status qnti_choose_transform(qnt_context *ctx, const qnt_recipe *recipe, con
                                  struct qnti_transform *t);
 /*
  * qnt_quantize_site behind it: weights and inputs are the transformed ones, by what was `folded`; but for what could
- * not be, which stays at run time in each layer: `kept`. Either may be NULL.
+ * not be, which stays at run time in each layer: `kept`. Either may be NULL. The site's producer, or NULL, is as it
+ * became by that.
  */
 qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, const qnt_site *site,
                                 const struct qnti_transform *folded, const struct qnti_transform *kept,
@@ -72,6 +73,8 @@ bool qnti_recipe_offers(const struct qnti_recipe_step *step, enum qnti_stage sta
 bool qnti_recipe_corrects(const struct qnti_recipe_step *step);
 /* The caches that a step describes (struct qnti_method, kv). QNT_NOT_FOUND: no step does. */
 qnt_status qnti_recipe_kv(const qnt_recipe *recipe, size_t head_dim, struct qnti_kv *kv);
+/* The caches that come with the recipe's weights, as the option kv has them; adds nothing where none do. */
+qnt_status qnti_recipe_kv_text(const qnt_recipe *recipe, struct qnti_buffer *text);
 /* Whether the recipe transforms the inputs of sites. */
 bool qnti_recipe_transforms(const qnt_recipe *recipe);
 /* The rotation of the residual stream [width] that the recipe's transform asks for; *t stays empty without one. */

@@ -15,6 +15,8 @@
     X(fptq) \
     X(llm_int8)    \
     X(rotation)    \
+    X(atom)        \
+    X(rptq)        \
     X(spqr)        \
     X(owq)         \
     X(squeezellm)  \

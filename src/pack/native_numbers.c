@@ -63,7 +63,7 @@ bool qnti_within(int32_t value, int32_t least, int32_t most)
 
 bool qnti_reader_float_type(int32_t type)
 {
-    return qnti_within(type, QNT_F32, QNT_BF16) || qnti_within(type, QNT_F8_E4M3, QNT_F8_E8M0);
+    return qnti_within(type, QNT_F32, QNT_BF16) || qnti_within(type, QNT_F8_E4M3, QNT_F8_E5M2);
 }
 
 /* Two codes of a pair stand for more levels than each of them has bits for. */

@@ -86,6 +86,16 @@ static bool in_blocks(const qnt_qlinear *q)
     return s && s->weight->grid.form == QNTI_FORM_CODEBOOK && s->weight->grid.map.kind == QNTI_MAP_FLAT;
 }
 
+/* The second one: columns kept in more bits. */
+static const struct qnti_segment *kept_segment(const qnt_qlinear *q)
+{
+    const struct qnti_segment *s = main_segment(q), *end = q->segments + q->segment_count;
+    for (s = s ? s + 1 : end; s < end; s++)
+        if (coded(s))
+            return s;
+    return NULL;
+}
+
 /*
  * Scale or offset of every (row, group); rows that are tied repeat theirs. A scale for the whole tensor is (1, 1),
  * those of runs over the flattened matrix (groups, 1).
@@ -108,8 +118,9 @@ static qnt_status get_affine(const qnt_qlinear *q, bool offsets, qnt_part *part)
     for (size_t r = 0; r < rows; r++)
         for (size_t g = 0; g < groups; g++) {
             size_t row = rows == w->scale->rows ? r : r / w->grid.map.rows;
-            values[r * groups + g] = second ? second->value[row * groups + g]
-                                             : w->grid.offset - (float)shown_offset(&w->grid);
+            values[r * groups + g] = second ? second->value[row * groups + g] : w->grid.offset;
+            if (offsets)
+                values[r * groups + g] -= (float)shown_offset(&w->grid);
         }
     return QNT_OK;
 }
@@ -282,6 +293,13 @@ static qnt_status get_kept_columns(const qnt_qlinear *q, qnt_part *part)
     return status;
 }
 
+static qnt_status get_keep_scales(const qnt_qlinear *q, qnt_part *part)
+{
+    const struct qnti_segment *s = kept_segment(q);
+    const struct qnti_numbers *scale = s ? s->weight->scale : NULL;
+    return scale && scale->rows == q->out ? get_floats(q, scale->value, 2, q->out, scale->cols, part) : QNT_NOT_FOUND;
+}
+
 static qnt_status get_scale(const qnt_qlinear *q, qnt_part *part)
 {
     return get_floats(q, q->transform.scale, 1, q->in, 1, part);
@@ -335,16 +353,21 @@ static qnt_status get_lowrank_b(const qnt_qlinear *q, qnt_part *part)
     return QNT_OK;
 }
 
+/* Of the whole input one number, of clusters of channels one for each channel. */
 static qnt_status get_act(const qnt_qlinear *q, bool offsets, qnt_part *part)
 {
-    const struct qnti_numbers *fixed = q->act ? q->act->fixed : NULL, *second;
+    const struct qnti_numbers *fixed = q->act ? q->act->fixed : NULL;
+    bool clusters = fixed && fixed->grid.map.kind == QNTI_MAP_INDEX;
+    float *values;
     if (!fixed)
         return QNT_NOT_FOUND;
-    second = offsets ? fixed->offset : fixed->scale;
-    if (second)
-        return get_floats(q, second->value, 1, second->cols, 1, part);
-    QNT_TRY(new_part(q, part, 1, 1, 1));
-    *(float *)part->data = fixed->grid.offset - (float)shown_offset(&fixed->grid);
+    QNT_TRY(new_part(q, part, 1, clusters ? q->in : 1, 1));
+    values = part->data;
+    for (size_t c = 0; c < part->shape[0]; c++) {
+        float scale, offset;
+        qnti_numbers_affine(fixed, 0, c, &scale, &offset);
+        values[clusters ? column_of(q, c) : c] = offsets ? offset - (float)shown_offset(&fixed->grid) : scale;
+    }
     return QNT_OK;
 }
 
@@ -378,6 +401,7 @@ const struct qnti_part_row qnti_parts[] = {
     {"nested_codebook", QNT_F32, get_nested_codebook},
     {"outlier_mask", QNT_U8, get_outlier_mask},
     {"kept_columns", QNT_I32, get_kept_columns},
+    {"keep_scales", QNT_F32, get_keep_scales},
     {"scale", QNT_F32, get_scale},
     {"shift", QNT_F32, get_shift},
     {"permutation", QNT_I32, get_permutation},

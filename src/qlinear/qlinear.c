@@ -90,6 +90,9 @@ qnt_status qnti_qlinear_cut(qnt_qlinear *q, const size_t *cols, size_t count)
 
 qnt_status qnti_qlinear_one_segment(qnt_qlinear *q)
 {
+    if (q->segment_count > 1)
+        return qnti_fail(q->ctx, QNT_UNSUPPORTED, "layer %s: its inputs are quantized in %zu parts, which these "
+                         "weights do not have", q->name, q->segment_count);
     return q->segment_count ? QNT_OK : qnti_qlinear_cut(q, &q->in, 1);
 }
 

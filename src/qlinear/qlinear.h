@@ -52,7 +52,7 @@ qnt_status qnti_qlinear_create(qnt_context *ctx, const char *name, size_t out, s
                                qnt_qlinear **q);
 /* Open segments of so many columns each, which together are all; none was cut before. */
 qnt_status qnti_qlinear_cut(qnt_qlinear *q, const size_t *cols, size_t count);
-/* One open segment over all columns, if no earlier stage has cut any. */
+/* One open segment over all columns. QNT_UNSUPPORTED: an earlier stage has cut several. */
 qnt_status qnti_qlinear_one_segment(qnt_qlinear *q);
 /*
  * The layer's columns in another order: place p gets what was at columns[p] so far. QNT_UNSUPPORTED: its input is

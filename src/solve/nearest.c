@@ -1,5 +1,5 @@
 /*
- * nearest.c - every span of columns fitted and rounded for itself.
+ * nearest.c - every span of columns, or run of one group, fitted and rounded for itself.
  */
 #include "solve/solve.h"
 
@@ -39,18 +39,20 @@ static qnt_status nearest_chunk(void *arg, size_t index)
     const struct nearest *t = arg;
     struct qnti_numbers *q = t->q;
     size_t first = index * t->chunk, rows = qnti_min(t->chunk, q->rows - first);
-    size_t span = qnti_min(qnti_grid_span(&q->grid, q->cols), q->cols);
+    bool indexed = q->grid.map.kind == QNTI_MAP_INDEX && q->grid.form != QNTI_FORM_FLOAT;
+    size_t span = indexed ? q->cols : qnti_min(qnti_grid_span(&q->grid, q->cols), q->cols);
     uint16_t *code = NULL;
     void *scratch = NULL;
     qnt_status status;
     if (t->codes && q->grid.form != QNTI_FORM_FLOAT)
         QNT_CHECK(QNTI_NEW_RAW(t->ctx, rows * span, &code));
     QNT_CHECK(qnti_grid_scratch(t->ctx, &q->grid, span, &scratch));
-    for (size_t c = 0; c < q->cols; c += span) {
+    for (size_t c = 0, run; c < q->cols; c += run) {
         size_t group_row, group;
+        run = indexed ? qnti_map_run(&q->grid.map, q->cols, first, c) : qnti_min(span, q->cols - c);
         struct qnti_band band = {.x = t->w + first * q->cols + c,
                                  .rows = rows,
-                                 .cols = qnti_min(span, q->cols - c),
+                                 .cols = run,
                                  .stride = q->cols,
                                  .importance = t->importance ? t->importance + c : NULL,
                                  .row_power = t->row_power ? t->row_power + first : NULL,

@@ -1,5 +1,5 @@
 /*
- * solve.h - how codes are chosen on a grid: nearest, error feedback, coordinate descent, k-means, gradient.
+ * solve.h - how codes are chosen on a grid: nearest, error feedback, coordinate descent, k-means, gradient; clusters.
  *
  * Solvers take plain views: weights W (rows, cols) f32, numbers Q on a grid,
  * a Hessian H (cols, cols) or the factor U of its inverse. Rows never
@@ -166,6 +166,16 @@ struct qnti_step_rule {
 /* Moves it by the gradient, a step a batch; the zero is whole again then. */
 qnt_status qnti_step_learn(qnt_context *ctx, const struct qnti_step_inputs *inputs, const struct qnti_step_rule *rule,
                            struct qnti_step *step);
+/* --- clusters.c: k-means of points in a few dimensions --- */
+struct qnti_clusters {
+    const float *x;              /* [n][dims], n > 0 */
+    size_t n, dims;
+    size_t most;                 /* clusters, > 0; fewer where there are fewer distinct points */
+    size_t restarts;             /* > 0, the best counts */
+    uint64_t seed;
+};
+/* label [n] is 0 .. *count - 1, in no order. */
+qnt_status qnti_cluster(qnt_context *ctx, const struct qnti_clusters *job, uint32_t *label, size_t *count);
 
 /* --- rank.c: the rank-th smallest, from 0, of n numbers, or of their magnitudes --- */
 qnt_status qnti_rank(qnt_context *ctx, const float *x, size_t n, bool magnitudes, size_t rank, float *value);

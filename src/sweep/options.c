@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-static qnt_status keep(struct qnt_plan *plan, const char *text, const char **kept)
+qnt_status qnti_plan_keep_text(struct qnt_plan *plan, const char *text, const char **kept)
 {
     char *copy;
     *kept = NULL;
@@ -34,7 +34,7 @@ static qnt_status keep_list(struct qnt_plan *plan, const char *const **list, siz
         return QNT_OK;
     QNT_TRY(QNTI_NEW(plan->ctx, count, &copies));
     for (size_t i = 0; i < count; i++) {
-        qnt_status status = keep(plan, (*list)[i], &copies[i]);
+        qnt_status status = qnti_plan_keep_text(plan, (*list)[i], &copies[i]);
         if (status != QNT_OK) {
             qnti_free(plan->ctx, (void *)copies);
             return status;
@@ -64,7 +64,7 @@ qnt_status qnti_plan_keep_options(struct qnt_plan *plan, const qnt_quantize_opti
         *lists[i].count = 0;
     }
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        QNT_TRY(keep(plan, *texts[i], texts[i]));
+        QNT_TRY(qnti_plan_keep_text(plan, *texts[i], texts[i]));
     for (size_t i = 0; i < 4; i++) {
         QNT_TRY(keep_list(plan, lists[i].list, counts[i]));
         *lists[i].count = counts[i];

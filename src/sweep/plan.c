@@ -203,12 +203,25 @@ static qnt_status choose_source(struct qnt_plan *plan)
     return status;
 }
 
-/* Of the user's, or of a native source that is written again. */
+/* What the recipe says where nobody else does. */
+static qnt_status take_recipes_kv(struct qnt_plan *plan)
+{
+    struct qnti_buffer text = {0};
+    qnt_status status = qnti_recipe_kv_text(plan->recipe, &text);
+    if (status == QNT_OK)
+        status = qnti_plan_keep_text(plan, text.data, &plan->options.kv);
+    qnti_buffer_free(plan->ctx, &text);
+    return status;
+}
+
+/* Of the user's, or the recipe's, or of a native source that is written again. */
 static qnt_status check_kv(struct qnt_plan *plan)
 {
     const struct qnti_checkpoint *source = plan->model->checkpoint;
     bool native = strcmp(plan->job.format->layout, "native") == 0;
     struct qnti_kv kv;
+    if (!plan->options.kv && !source->kv_text && native && plan->recipe)
+        QNT_TRY(take_recipes_kv(plan));
     if (plan->options.kv && !native)
         return qnti_fail(plan->ctx, QNT_UNSUPPORTED,
                          "kv is given, but format %s says nothing of keys and values; native does",

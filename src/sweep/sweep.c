@@ -212,6 +212,10 @@ static qnt_status quantize_run(struct sweep *s, enum qnti_site site, qnt_calib *
     qnt_layer layers[MOST_LAYERS_OF_SITE] = {0};
     qnt_qlinear *q[MOST_LAYERS_OF_SITE] = {0};
     char names[MOST_LAYERS_OF_SITE][QNTI_LAYER_NAME_BYTES];
+    qnt_site view = {.layers = layers, .count = count};
+    qnt_producer norm;
+    if (qnti_site_norm(s->config, &s->quantized.block, site, &norm))
+        view.producer = &norm;
     for (size_t i = 0; i < count; i++) {
         const struct qnti_target *t = &plan->job.targets[targets[i]];
         qnti_layer_name(t, names[i]);
@@ -232,8 +236,7 @@ static qnt_status quantize_run(struct sweep *s, enum qnti_site site, qnt_calib *
     qnti_plan_progress(plan, names[0], ((double)s->index + 0.5) / (double)s->config->blocks);
     if (calib)
         QNT_TRY(qnti_given_apply(plan, targets[0], calib));
-    QNT_TRY(qnti_quantize_folded(s->ctx, plan->recipes[targets[0]],
-                                 &(qnt_site){.layers = layers, .count = count},
+    QNT_TRY(qnti_quantize_folded(s->ctx, plan->recipes[targets[0]], &view,
                                  qnti_transform_is_identity(folded) ? NULL : folded,
                                  qnti_transform_is_identity(kept) ? NULL : kept, q));
     for (size_t i = 0; i < count; i++)

@@ -136,6 +136,8 @@ qnt_status qnti_targets_recipes(struct qnt_plan *plan);
 qnt_status qnti_plan_estimate(struct qnt_plan *plan);
 
 /* --- options.c: the plan's own copy of the options --- */
+/* A copy that lives as long as the plan; of NULL: NULL. */
+qnt_status qnti_plan_keep_text(struct qnt_plan *plan, const char *text, const char **kept);
 qnt_status qnti_plan_keep_options(struct qnt_plan *plan, const qnt_quantize_options *options);
 void qnti_plan_free_options(struct qnt_plan *plan);
 
@@ -249,6 +251,9 @@ struct qnti_site_transforms {
 };
 qnt_status qnti_transforms_fold(struct qnt_plan *plan, struct qnti_measure *measure, struct qnti_block *block,
                                 uint64_t *changed, struct qnti_site_transforms *sites);
+/* The norm that makes a site's input; false: no norm does. */
+bool qnti_site_norm(const struct qnti_config *config, const struct qnti_block *block, enum qnti_site site,
+                    qnt_producer *norm);
 
 /* --- sweep.c --- */
 qnt_status qnti_sweep_run(struct qnt_plan *plan);

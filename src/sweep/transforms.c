@@ -5,7 +5,9 @@
  * quantized: one pass with the block's unquantized weights measures every
  * site, then a transform is chosen for one site after another and folded into
  * what makes the site's input (house: norm -> q, k, v; v -> o; norm -> gate,
- * up; up -> down, unless an activation stands between) and into its consumers. The block computes what it did.
+ * up; up -> down, unless an activation stands between) and into its consumers.
+ * What nothing absorbs, as another order of channels behind a norm, stays at
+ * run time where the format can hold it. The block computes what it did.
  */
 #include "sweep/sweep.h"
 
@@ -102,20 +104,45 @@ static bool have_biases(const struct transforms *t, enum qnti_site site)
     return true;
 }
 
-/* Of a fused linear the rows of v, or of up: they are the last. */
+/* The gate's rows, which those of up meet: of a fused linear the first. */
+static void add_gate(const struct transforms *t, qnt_producer *p)
+{
+    enum qnti_role role = t->config->fused_gate_up ? QNTI_GATE_UP : QNTI_GATE;
+    p->beside = t->block->weight[role];
+    p->beside_bias = t->block->bias[role];
+}
+
+/*
+ * Of a fused linear the rows of v, or of up: they are the last. Statistics that were measured before do not follow
+ * another order of channels.
+ */
 static qnt_producer producer_of(const struct transforms *t, enum qnti_site site, const uint32_t *map)
 {
     const struct qnti_config *c = t->config;
     enum qnti_role role = producer_role(c, site);
     struct qnti_extent extent = qnti_weight_extent(c, role);
     bool values = site == QNTI_SITE_O, norm = qnti_is_norm(role);
-    unsigned lets_no = refuses(c, site) | (have_biases(t, site) ? 0u : QNT_REFUSES_SHIFT);
+    unsigned lets_no = refuses(c, site) | (have_biases(t, site) ? 0u : QNT_REFUSES_SHIFT) |
+                       (t->measure->given ? QNT_REFUSES_ORDER : 0u);
     size_t rows = norm ? extent.cols : values ? c->kv_heads * c->head_dim : c->ffn, cols = norm ? 1 : extent.cols;
     size_t first = norm ? 0 : extent.rows - rows;
     float *bias = t->block->bias[role];
-    return (qnt_producer){.weight = t->block->weight[role] + first * cols, .bias = bias ? bias + first : NULL,
-                          .rows = rows, .cols = cols, .base = norm ? c->norm_base : 0, .map = values ? map : NULL,
-                          .head = values ? c->head_dim : 0, .refuses = lets_no};
+    qnt_producer p = {.weight = t->block->weight[role] + first * cols, .bias = bias ? bias + first : NULL,
+                      .rows = rows, .cols = cols, .base = norm ? c->norm_base : 0, .map = values ? map : NULL,
+                      .head = values ? c->head_dim : 0,
+                      .refuses = lets_no};
+    if (site == QNTI_SITE_DOWN && !c->ungated)
+        add_gate(t, &p);
+    return p;
+}
+
+bool qnti_site_norm(const struct qnti_config *c, const struct qnti_block *block, enum qnti_site site,
+                    qnt_producer *norm)
+{
+    enum qnti_role role = producer_role(c, site);
+    *norm = (qnt_producer){.weight = block->weight[role], .bias = block->bias[role],
+                           .rows = qnti_weight_extent(c, role).cols, .cols = 1, .base = c->norm_base};
+    return qnti_is_norm(role);
 }
 
 static qnt_status choose(struct transforms *t, enum qnti_site site, const qnt_producer *producer,
@@ -161,20 +188,46 @@ static qnt_status fold(struct transforms *t, enum qnti_site site, const qnt_prod
     size_t width = qnti_site_width(t->config, site);
     if (transform->shift && !have_biases(t, site))
         return qnti_fail(t->ctx, QNT_UNSUPPORTED, "a shift needs a bias in the linears behind it");
-    if (t->measure->given && (transform->shift || transform->permutation || transform->rotation.block))
+    if (t->measure->given && (transform->shift || transform->rotation.block))
         return qnti_fail(t->ctx, QNT_UNSUPPORTED, "statistics from a file follow a scale only");
-    QNT_TRY(qnti_fold_check(t->ctx, producer, transform, width));
     QNT_TRY(qnti_fold(t->ctx, producer, transform, width));
     *t->changed |= UINT64_C(3) << 2 * producer_role(t->config, site);
+    if (producer->beside && transform->permutation)
+        *t->changed |= UINT64_C(3) << 2 * (t->config->fused_gate_up ? QNTI_GATE_UP : QNTI_GATE);
     for (size_t i = 0; roles[i] != QNTI_ROLES; i++)
         QNT_TRY(fold_consumer(t, roles[i], transform));
     return t->measure->given ? qnti_calib_rescale(t->measure->calib[site], transform->scale) : QNT_OK;
 }
 
-static void move(struct qnti_transform *from, struct qnti_transform *to)
+/* What nothing absorbs stays at run time; where the format holds none a rotation's plan has said so already. */
+static void keep(struct transforms *t, enum qnti_site site, struct qnti_transform *kept)
 {
-    *to = *from;
-    *from = (struct qnti_transform){0};
+    const struct qnti_layout *layout = qnti_layout_find(t->ctx, t->layers[0].format);
+    if (qnti_layout_at_run_time(layout))
+        qnti_transform_move(kept, &t->sites[site].kept);
+    else if (kept->scale || kept->permutation)
+        qnti_log(t->ctx, QNT_LOG_WARNING,
+                 "%s: the %s of its input is left out: nothing absorbs it, and format %s holds none", t->names[0],
+                 kept->scale ? "scale" : "order", layout->name);
+}
+
+/* Folds what the producer can absorb. */
+static qnt_status apply(struct transforms *t, enum qnti_site site, const qnt_producer *producer,
+                        const struct qnti_transform *transform)
+{
+    struct qnti_transform folded = {0}, kept = {0};
+    qnt_status status;
+    QNT_CHECK(qnti_fold_part(t->ctx, producer, transform, qnti_site_width(t->config, site), &folded, &kept));
+    if (!qnti_transform_is_identity(&folded)) {
+        QNT_CHECK(fold(t, site, producer, &folded));
+        qnti_transform_move(&folded, &t->sites[site].folded);
+    }
+    if (!qnti_transform_is_identity(&kept))
+        keep(t, site, &kept);
+cleanup:
+    qnti_transform_free(t->ctx, &folded);
+    qnti_transform_free(t->ctx, &kept);
+    return status;
 }
 
 static qnt_status transform_site(struct transforms *t, enum qnti_site site)
@@ -190,15 +243,8 @@ static qnt_status transform_site(struct transforms *t, enum qnti_site site)
     producer = producer_of(t, site, map);
     qnti_plan_progress(t->plan, t->names[0], (double)t->block->index / (double)t->config->blocks);
     status = choose(t, site, &producer, &transform);
-    if (status == QNT_OK && transform.rotation.block && !producer.head) {
-        /* nothing absorbs it: it stays at run time; the plan says where a format holds none */
-        if (qnti_layout_at_run_time(qnti_layout_find(t->ctx, t->layers[0].format)))
-            move(&transform, &t->sites[site].kept);
-    } else if (status == QNT_OK && !qnti_transform_is_identity(&transform)) {
-        status = fold(t, site, &producer, &transform);
-        if (status == QNT_OK)
-            move(&transform, &t->sites[site].folded);
-    }
+    if (status == QNT_OK && !qnti_transform_is_identity(&transform))
+        status = apply(t, site, &producer, &transform);
     if (status == QNT_UNSUPPORTED) {
         qnti_log(t->ctx, QNT_LOG_WARNING, "%s: its input is not transformed: %s", t->names[0],
                  qnt_context_message(t->ctx));

@@ -4,11 +4,13 @@
  * Channel c of the input is row r = map[c] of the producer: its weight row
  * becomes row / scale, its bias (bias - shift) / scale. A norm that multiplies
  * by base + weight (Gemma's 1 + w) keeps base in its new weight. Channels that
- * share a row must have the same scale and shift and cannot change places. A
+ * share a row must have the same scale and shift and the same place in their
+ * heads; rows of another linear that meet these one by one move along. A
  * rotation within heads mixes the rows of each head.
  */
 #include "transform/fold.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 /* Whether channels of one row have one scale and one shift. */
@@ -42,24 +44,112 @@ static qnt_status check_heads(qnt_context *ctx, const qnt_producer *p, size_t bl
     return QNT_OK;
 }
 
-qnt_status qnti_fold_check(qnt_context *ctx, const qnt_producer *p, const struct qnti_transform *t, size_t width)
+static size_t row_of(const qnt_producer *p, size_t channel)
 {
-    if (t->rotation.block && (t->rotation.sign || !p->head || p->head % t->rotation.block || p->rows % p->head))
+    return p->map ? p->map[channel] : channel;
+}
+
+/*
+ * The order of rows, [rows], by which every channel j becomes what channel permutation[j] was. Channels of a head stay
+ * there: what stands between (attention's probabilities) is not the same for two heads.
+ */
+static qnt_status row_order(qnt_context *ctx, const qnt_producer *p, const uint32_t *permutation, size_t width,
+                            uint32_t *order)
+{
+    for (size_t r = 0; r < p->rows; r++)
+        order[r] = UINT32_MAX;
+    for (size_t j = 0; j < width; j++) {
+        uint32_t from = permutation[j], *row = &order[row_of(p, j)];
+        if (p->head && from / p->head != j / p->head)
+            return qnti_fail(ctx, QNT_UNSUPPORTED, "channel %" PRIu32 " would leave its head", from);
+        if (*row != UINT32_MAX && *row != row_of(p, from))
+            return qnti_fail(ctx, QNT_UNSUPPORTED, "heads that share a producer have orders of their own");
+        *row = (uint32_t)row_of(p, from);
+    }
+    for (size_t r = 0; r < p->rows; r++)
+        if (order[r] == UINT32_MAX)
+            order[r] = (uint32_t)r;
+    return QNT_OK;
+}
+
+static qnt_status check_order(qnt_context *ctx, const qnt_producer *p, const uint32_t *permutation, size_t width)
+{
+    uint32_t *order;
+    qnt_status status;
+    if (p->cols == 1)
+        return qnti_fail(ctx, QNT_UNSUPPORTED, "channels that a norm makes cannot change places");
+    if (p->refuses & QNT_REFUSES_ORDER)
+        return qnti_fail(ctx, QNT_UNSUPPORTED, "channels cannot change places here");
+    QNT_TRY(QNTI_NEW_RAW(ctx, p->rows, &order));
+    status = row_order(ctx, p, permutation, width, order);
+    qnti_free(ctx, order);
+    return status;
+}
+
+static qnt_status check_rotation(qnt_context *ctx, const qnt_producer *p, const struct qnti_rotation *r, size_t width)
+{
+    if (r->sign || !p->head || p->head % r->block || p->rows % p->head)
         return qnti_fail(ctx, QNT_UNSUPPORTED, "a rotation can only be folded into the heads of values");
-    if (t->rotation.block && p->map)
-        QNT_TRY(check_heads(ctx, p, t->rotation.block, width));
+    return p->map ? check_heads(ctx, p, r->block, width) : QNT_OK;
+}
+
+static qnt_status check_affine(qnt_context *ctx, const qnt_producer *p, const struct qnti_transform *t, size_t width)
+{
     if ((t->scale && (p->refuses & QNT_REFUSES_SCALE)) || (t->shift && (p->refuses & QNT_REFUSES_SHIFT)))
         return qnti_fail(ctx, QNT_UNSUPPORTED, "the activation behind its producer lets no %s through",
                          t->scale && (p->refuses & QNT_REFUSES_SCALE) ? "scale" : "shift");
     if (t->shift && !p->bias)
         return qnti_fail(ctx, QNT_UNSUPPORTED, "a shift needs a bias to be folded into");
-    if (t->permutation && p->map)
-        return qnti_fail(ctx, QNT_UNSUPPORTED, "channels that share a producer cannot change places");
-    if (p->map)
-        return check_shared(ctx, p, t, width);
-    if (p->rows != width)
+    return p->map ? check_shared(ctx, p, t, width) : QNT_OK;
+}
+
+qnt_status qnti_fold_check(qnt_context *ctx, const qnt_producer *p, const struct qnti_transform *t, size_t width)
+{
+    if (!p->map && p->rows != width)
         return qnti_fail(ctx, QNT_INVALID, "a producer of %zu channels for an input of %zu", p->rows, width);
+    QNT_TRY(check_affine(ctx, p, t, width));
+    if (t->permutation)
+        QNT_TRY(check_order(ctx, p, t->permutation, width));
+    return t->rotation.block ? check_rotation(ctx, p, &t->rotation, width) : QNT_OK;
+}
+
+/* The parts of t, each behind those before it. */
+enum part { AFFINE, ORDER, ROTATION, PARTS };
+
+static struct qnti_transform take_part(const struct qnti_transform *t, enum part part)
+{
+    if (part == AFFINE)
+        return (struct qnti_transform){.scale = t->scale, .shift = t->shift};
+    if (part == ORDER)
+        return (struct qnti_transform){.permutation = t->permutation, .cluster = t->cluster};
+    return (struct qnti_transform){.rotation = t->rotation};
+}
+
+static qnt_status copy_parts(qnt_context *ctx, const struct qnti_transform *t, size_t width, enum part first,
+                             enum part end, struct qnti_transform *to)
+{
+    for (enum part part = first; part < end; part++) {
+        struct qnti_transform one = take_part(t, part);
+        QNT_TRY(qnti_transform_copy(ctx, &one, width, to));
+    }
     return QNT_OK;
+}
+
+qnt_status qnti_fold_part(qnt_context *ctx, const qnt_producer *p, const struct qnti_transform *t, size_t width,
+                          struct qnti_transform *folded, struct qnti_transform *kept)
+{
+    enum part end = AFFINE;
+    qnt_status status = QNT_OK;
+    for (; end < PARTS; end++) {
+        struct qnti_transform one = take_part(t, end);
+        status = qnti_fold_check(ctx, p, &one, width);
+        if (status != QNT_OK)
+            break;
+    }
+    if (status != QNT_OK && (status != QNT_UNSUPPORTED || (end == AFFINE && t->shift)))
+        return status;
+    QNT_TRY(copy_parts(ctx, t, width, AFFINE, end, folded));
+    return copy_parts(ctx, t, width, end, PARTS, kept);
 }
 
 /* Row r of the producer to what channel c sees. */
@@ -83,6 +173,21 @@ static qnt_status permute_rows(qnt_context *ctx, const uint32_t *order, size_t r
     memcpy(x, moved, rows * cols * sizeof *x);
     qnti_free(ctx, moved);
     return QNT_OK;
+}
+
+static qnt_status permute(qnt_context *ctx, const qnt_producer *p, const uint32_t *permutation, size_t width)
+{
+    uint32_t *order;
+    qnt_status status;
+    QNT_TRY(QNTI_NEW_RAW(ctx, p->rows, &order));
+    QNT_CHECK(row_order(ctx, p, permutation, width, order));
+    QNT_CHECK(permute_rows(ctx, order, p->rows, p->cols, p->weight));
+    QNT_CHECK(permute_rows(ctx, order, p->rows, 1, p->bias));
+    QNT_CHECK(permute_rows(ctx, order, p->rows, p->cols, p->beside));
+    QNT_CHECK(permute_rows(ctx, order, p->rows, 1, p->beside_bias));
+cleanup:
+    qnti_free(ctx, order);
+    return status;
 }
 
 /* The rows of each block, as vectors down the columns. */
@@ -109,16 +214,14 @@ qnt_status qnti_fold(qnt_context *ctx, const qnt_producer *p, const struct qnti_
     uint8_t *done;
     QNT_TRY(QNTI_NEW(ctx, p->rows, &done));
     for (size_t c = 0; c < width; c++) {
-        size_t r = p->map ? p->map[c] : c;
+        size_t r = row_of(p, c);
         if (!done[r])
             fold_row(p, t, r, c);
         done[r] = 1;
     }
     qnti_free(ctx, done);
-    if (t->permutation) {
-        QNT_TRY(permute_rows(ctx, t->permutation, p->rows, p->cols, p->weight));
-        QNT_TRY(permute_rows(ctx, t->permutation, p->rows, 1, p->bias));
-    }
+    if (t->permutation)
+        QNT_TRY(permute(ctx, p, t->permutation, width));
     if (!t->rotation.block)
         return QNT_OK;
     QNT_TRY(rotate_rows(ctx, t, p->rows, p->cols, p->weight));

@@ -44,9 +44,16 @@ void qnti_transform_free(qnt_context *ctx, struct qnti_transform *t)
     qnti_free(ctx, t->scale);
     qnti_free(ctx, t->shift);
     qnti_free(ctx, t->permutation);
+    qnti_free(ctx, t->cluster);
     qnti_free(ctx, t->rotation.small_matrix);
     qnti_free(ctx, t->rotation.sign);
     memset(t, 0, sizeof *t);
+}
+
+void qnti_transform_move(struct qnti_transform *from, struct qnti_transform *to)
+{
+    *to = *from;
+    memset(from, 0, sizeof *from);
 }
 
 static qnt_status copy_part(qnt_context *ctx, const void *from, size_t count, size_t size, void **to)
@@ -65,6 +72,7 @@ qnt_status qnti_transform_copy(qnt_context *ctx, const struct qnti_transform *fr
     QNT_TRY(copy_part(ctx, from->scale, width, sizeof(float), (void **)&to->scale));
     QNT_TRY(copy_part(ctx, from->shift, width, sizeof(float), (void **)&to->shift));
     QNT_TRY(copy_part(ctx, from->permutation, width, sizeof(uint32_t), (void **)&to->permutation));
+    QNT_TRY(copy_part(ctx, from->cluster, width, sizeof(uint32_t), (void **)&to->cluster));
     to->rotation.block = r->block;
     to->rotation.small = r->small;
     QNT_TRY(copy_part(ctx, r->small_matrix, r->small * r->small, sizeof(float), (void **)&to->rotation.small_matrix));

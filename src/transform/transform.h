@@ -21,6 +21,8 @@ struct qnti_rotation {
 struct qnti_transform {
     float *scale, *shift;      /* [width] or NULL */
     uint32_t *permutation;     /* [width] or NULL */
+    uint32_t *cluster;         /* [width] of each place behind the permutation, in runs from 0 on: what a method put
+                                  side by side, for its later stages; it changes nothing; or NULL */
     struct qnti_rotation rotation;
 };
 
@@ -35,6 +37,8 @@ bool qnti_transform_is_identity(const struct qnti_transform *t);
 qnt_status qnti_transform_copy(qnt_context *ctx, const struct qnti_transform *from, size_t width,
                                struct qnti_transform *to);
 void qnti_transform_free(qnt_context *ctx, struct qnti_transform *t);
+/* *to, empty before, becomes *from, which is empty afterwards. */
+void qnti_transform_move(struct qnti_transform *from, struct qnti_transform *to);
 /* x' of one token; x and y are different, `scratch` [width]. */
 void qnti_transform_forward(const struct qnti_transform *t, size_t width, const float *x, float *y, float *scratch);
 /*
