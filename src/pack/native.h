@@ -12,7 +12,7 @@
 #include "file/safetensors.h"
 #include "qlinear/qlinear.h"
 
-enum { QNTI_NATIVE_VERSION = 2 };
+enum { QNTI_NATIVE_VERSION = 3 };
 
 /* Tensors of layers that are gathered for one file; their bytes are owned. */
 struct qnti_native_tensors {
