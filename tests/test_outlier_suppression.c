@@ -330,7 +330,7 @@ static void search_behind_a_unit(void **state)
     struct qnti_layer_unit linear = {.weight = w, .bias = bias, .shape = {OUT, IN}};
     struct qnti_unit unit = {.in = IN, .out = OUT, .weight_count = 1, .weights = &linear.shape, .bias_count = 1,
                              .forward = unit_forward, .ctx = ctx, .self = &linear};
-    qnt_recipe *recipe = recipe_of(ctx, "os_plus:bits=4,act_bits=4,search_low=0.2,search_steps=20");
+    qnt_recipe *recipe = recipe_of(ctx, "os_plus:bits=4,act_bits=4,search_low=0.2,search_steps=20,held_out=false");
     qnt_calib *calib;
     qnt_layer layer = {.weight = qnt_matrix_f32(w, OUT, IN), .bias = bias};
     struct qnti_transform t[2] = {{0}, {0}};
@@ -354,6 +354,37 @@ static void search_behind_a_unit(void **state)
     qnt_calib_destroy(calib);
     qnt_recipe_destroy(recipe);
     free(w), free(x), free(bias);
+}
+
+/* Scales bring all channels to the end of the range: only tokens that they were not made of show what that clips. */
+static void tokens_held_out(void **state)
+{
+    static const char *const recipes[] = {"os_plus:shift=false,act_bits=6,search_low=0.1,held_out=false",
+                                          "os_plus:shift=false,act_bits=6,search_low=0.1"};
+    float *w = random_floats(OUT * IN, 71, 0.5f), *x = random_tokens(TOKENS, IN, 73), most[2] = {0};
+    struct qnti_layer_unit linear = {.weight = w, .shape = {OUT, IN}};
+    struct qnti_unit unit;
+    (void)state;
+    qnti_unit_of_layer(ctx, &linear, OUT, IN, &unit);
+    for (size_t i = 0; i < 2; i++) {
+        qnt_recipe *recipe = recipe_of(ctx, recipes[i]);
+        qnt_calib *calib;
+        qnt_layer layer = {.weight = qnt_matrix_f32(w, OUT, IN)};
+        struct qnti_transform_choice choice = {.layers = &layer, .count = 1, .unit = &unit, .samples = x,
+                                               .sample_count = TOKENS, .sequence = TOKENS / 4};
+        struct qnti_transform t = {0};
+        assert_ok(ctx, qnt_calib_create(ctx, recipe, IN, &calib));
+        assert_ok(ctx, qnt_calib_add(calib, qnt_matrix_f32(x, TOKENS, IN)));
+        layer.calib = calib;
+        assert_ok(ctx, qnti_choose_transform(ctx, recipe, &choice, &t));
+        for (size_t c = 0; c < IN; c++)
+            most[i] = fmaxf(most[i], t.scale[c]);
+        qnti_transform_free(ctx, &t);
+        qnt_calib_destroy(calib);
+        qnt_recipe_destroy(recipe);
+    }
+    assert_true(most[0] > 1.2f && most[1] < most[0]);
+    free(w), free(x);
 }
 
 /* The same, and what a norm makes, while one allocation after another fails. */
@@ -466,6 +497,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(negative_scales, setup, teardown),
         cmocka_unit_test_setup_teardown(shifts, setup, teardown),
         cmocka_unit_test_setup_teardown(search_behind_a_unit, setup, teardown),
+        cmocka_unit_test_setup_teardown(tokens_held_out, setup, teardown),
         cmocka_unit_test(memory_runs_out),
         cmocka_unit_test_setup_teardown(logarithmic_scales, setup, teardown),
         cmocka_unit_test_setup_teardown(strategies, setup, teardown),

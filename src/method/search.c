@@ -212,7 +212,7 @@ qnt_status qnti_search_create_quantized(struct qnti_job *job, const qnt_layer *l
     struct qnti_transform t = {.shift = (float *)(uintptr_t)shift};
     struct qnti_search *s = NULL;
     qnt_status status;
-    QNT_CHECK(open_search(job, layers, count, false, &s));
+    QNT_CHECK(open_search(job, layers, count, shift && job->unit && job->unit->bias_count < count, &s));
     QNT_CHECK(load_inputs(s, most));
     if (s->behind_unit)
         QNT_CHECK(load_unit(s)); /* of inputs as they are */

@@ -11,6 +11,7 @@ struct qnti_threshold_rule {
     double low;                       /* the smallest threshold */
     int steps;                        /* from the largest magnitude to there, at least */
     size_t tokens;                    /* that the loss is taken on, about */
+    bool held_out;                    /* in a model: others than those that scales on trial are made of */
 };
 /*
  * scale_c = max(1, largest |x_c - shift_c| / t) [in], t by which quantized inputs on quantized weights give the outputs

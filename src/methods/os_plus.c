@@ -20,6 +20,7 @@ struct os_plus_params {
     bool shift, scaling;
     double search_low;
     int search_steps, search_tokens;
+    bool held_out;
 };
 
 enum { BY_TENSOR, BY_TOKEN, BY_GROUP };
@@ -42,7 +43,8 @@ static qnt_status os_plus_transform(struct qnti_job *job, const qnt_layer *layer
                                     struct qnti_transform *t)
 {
     const struct os_plus_params *p = job->params;
-    const struct qnti_threshold_rule rule = {rule_of(p), p->search_low, p->search_steps, (size_t)p->search_tokens};
+    const struct qnti_threshold_rule rule = {rule_of(p), p->search_low, p->search_steps, (size_t)p->search_tokens,
+                                             p->held_out};
     size_t in = layers[0].weight.cols;
     bool shift = p->shift && qnti_job_takes_shift(job);
     qnt_status status = QNT_OK;
@@ -154,6 +156,7 @@ static const struct qnti_param rows[] = {
     ROW(search_low, FLOAT, 1, 1e-6, 1e6, NULL, "smallest threshold"),
     ROW(search_steps, INT, 100, 1, 4095, NULL, "steps from the largest magnitude to there, at least"),
     ROW(search_tokens, INT, 512, 1, 1 << 20, NULL, "tokens that the search looks at"),
+    ROW(held_out, BOOL, 1, 0, 1, NULL, "in a model: others than those that the scales on trial are made of"),
 };
 
 const struct qnti_method qnti_method_os_plus = {
