@@ -63,7 +63,7 @@ static void look(size_t block, bool permuted[4], unsigned bits[4])
 /* Grouped-query attention, biases, linears that stay float: sixteen bits lose next to nothing. */
 static void test_same_function(void **state)
 {
-    static const char *const none[] = {"*v_proj*", "*up_proj*", "*o_proj*"};
+    static const char *const none[] = {"*v_proj*", "*up_proj*", "*gate_proj*", "*o_proj*"};
     (void)state;
     for (int biased = 0; biased < 2; biased++) {
         struct shape shape = PLAIN;
@@ -85,7 +85,7 @@ static void test_same_function(void **state)
     }
 }
 
-/* Heads forbid Atom's order of o's input to fold into v; down's folds. The cache is the recipe's, unless it is given. */
+/* Heads forbid Atom's order of o's input to fold into v; down's folds. The cache is the recipe's, or what is given. */
 static void test_atom(void **state)
 {
     qnt_quantize_options options = by("atom:keep_columns=8,group_size=16,act_group_size=16,kv_clip=0.5");

@@ -19,10 +19,8 @@ struct atom_params {
     struct qnti_damping damping;
 };
 
-enum { HESSIAN, ABS_MEAN };   /* sort_metric */
-enum { INT8, FLOAT };         /* keep_format */
 static const qnt_dtype casts[] = {QNT_F32, QNT_F32, QNT_F8_E4M3, QNT_F8_E5M2};   /* of what is kept, without a scale */
-enum { USUAL_KEPT = 128, KEPT_SHARE = 4 };     /* columns; at most a share of the width */
+enum { INT8, FLOAT, USUAL_KEPT = 128, KEPT_SHARE = 4 };     /* columns that are kept; at most a share of the width */
 
 /* QNT_INVALID: nothing is left beside them. */
 static qnt_status kept_columns(qnt_context *ctx, const struct atom_params *p, size_t in, size_t *k)
@@ -47,8 +45,7 @@ static qnt_status atom_plan(qnt_context *ctx, const struct qnti_shape *shapes, v
 static qnt_status atom_transform(struct qnti_job *job, const qnt_layer *layers, size_t count, struct qnti_transform *t)
 {
     (void)layers, (void)count;
-    return qnti_job_quietest_first(job, ((const struct atom_params *)job->params)->sort_metric == HESSIAN,
-                                   &t->permutation);
+    return qnti_job_quietest_first(job, !((const struct atom_params *)job->params)->sort_metric, &t->permutation);
 }
 
 static qnt_status atom_activations(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
@@ -143,9 +140,10 @@ static qnt_status atom_bits(struct qnti_job *job, const void *params, size_t out
     struct qnti_grid grid, kept = kept_grid(job, p);
     size_t k;
     QNT_TRY(kept_columns(job->ctx, p, in, &k));
+    *bits = k ? qnti_grid_bits(&kept, out, k) + 64 : 0;
+    *bits += qnti_layout_at_run_time(job->layout) ? 32 * (double)in : 0;
     QNT_TRY(atom_grid(job, p, &grid));
-    *bits = qnti_grid_bits(&grid, out, in - k) + (qnti_layout_at_run_time(job->layout) ? 32 * (double)in : 0);
-    *bits += k ? qnti_grid_bits(&kept, out, k) + 64 : 0;
+    *bits += qnti_grid_bits(&grid, out, in - k);
     return QNT_OK;
 }
 
@@ -172,7 +170,7 @@ static const struct qnti_param rows[] = {
     ROW(gptq, BOOL, 1, 0, 1, NULL, "error feedback; false: rounding to nearest"),
     QNTI_DAMPING_ROWS(struct atom_params, damping),
     ROW(block_size, INT, 128, 1, 1 << 20, NULL, "columns between updates of the rest"),
-    ROW(sort_metric, ENUM, HESSIAN, 0, 1, "hessian|abs_mean", "channels by their squares, or by their magnitudes"),
+    ROW(sort_metric, ENUM, 0, 0, 1, "hessian|abs_mean", "channels by their squares, or by their magnitudes"),
     ROW(kv_bits, INT, 4, 0, 16, NULL, "bits of keys and values (a model's); 0 and 16: as they are"),
     ROW(kv_clip, FLOAT, 1, 1e-3, 1, NULL, "share of their range that is kept"),
 };
