@@ -108,7 +108,9 @@ static qnt_status atom_kv_text(qnt_context *ctx, const void *params, struct qnti
     char clip[32];
     snprintf(clip, sizeof clip, "%g", p->kv_clip);
     qnti_exchange_point(clip, false);
-    return !qnti_act_bits_offered(p->kv_bits) ? QNT_OK : qnti_buffer_print(ctx, text, "atom:bits=%d,clip=%s", p->kv_bits, clip);
+    if (!qnti_act_bits_offered(p->kv_bits))
+        return QNT_OK;
+    return qnti_buffer_print(ctx, text, "atom:bits=%d,clip=%s", p->kv_bits, clip);
 }
 
 static bool atom_offers(const void *params, enum qnti_stage stage)
