@@ -12,7 +12,6 @@ cd "$(dirname "$0")/.."
 rows="
 gguf:bf16  none
 gguf:q8_0  rtn
-gguf:q5_0  rtn
 gguf:q4_1  rtn
 gguf:q4_1  gptq
 gguf:q4_0  rtn
@@ -22,14 +21,18 @@ gptq       gptq                             --bits 4 --group-size 32
 awq        awq                              --bits 4 --group-size 32
 native     llm_int8
 native     rtn                              --bits 8 --group-size 0 --act-bits 8
-native     rtn                              --bits 8 --group-size 0 --act-bits 4
 compressed-tensors:w8a8  smoothquant
 compressed-tensors:fp8-dynamic  rtn
 compressed-tensors:nvfp4a16  gptq
-native     rtn                              --bits 8 --group-size 0 --kv kivi:bits=2
 native     rtn                              --bits 8 --group-size 0 --kv atom:bits=4
-native     smoothquant                      --set act_bits=4
-native     rotation                         --set act_bits=4 --set bits=8
+native     rtn                              --bits 4 --group-size 32 --act-bits 4 --set act_group_size=32
+native     atom                             --bits 4 --group-size 32 --set act_group_size=32 --set keep_columns=32
+native     rptq                             --bits 4 --act-bits 4
+native     olive                            --bits 4 --act-bits 4
+native     os_plus                          --bits 4 --group-size 32 --act-bits 4 --set act_granularity=token
+native     outlier_suppression              --bits 6 --act-bits 6
+native     zeroquant                        --set format=fp4_e2m1 --set act_format=fp8_e4m3 --group-size 32
+compressed-tensors  fptq                    --group-size 32
 bnb        bnb4                             --set double_quant=true
 native     easyquant                        --bits 4 --group-size 32
 native     hqq                              --bits 4 --group-size 32
@@ -42,11 +45,9 @@ native     gptq:qep=0.5                     --bits 4 --group-size 32
 native     rotation,gptq                    --bits 4 --group-size 32
 native     rtn                              --bits 3 --group-size 32
 native     gptq                             --bits 3 --group-size 32
-native     awq,gptq                         --bits 3 --group-size 32
 native     gptq,refine:refit_scales=true    --bits 3 --group-size 32
+native     gptq,lorc:rank=8                 --bits 3 --group-size 32
 native     gptq:qep=0.5                     --bits 3 --group-size 32
-native     hqq                              --bits 3 --group-size 32
-native     squeezellm                       --bits 3
 native     spqr:bits=3
 native     owq                              --bits 3
 "
@@ -90,7 +91,7 @@ echo "$rows" | while read -r format recipe settings; do
     name=$out/$(echo "$format $recipe $settings" | tr -cs 'a-z0-9_.\n' '-' | sed 's/-*$//')
     case $format in gguf:*) name=$name.gguf ;; esac
     label=$recipe data=$calibration
-    case $recipe in none) label=source data= ;; rtn | llm_int8 | rotation | bnb4 | easyquant | hqq) data= ;; esac
+    case $recipe in none) label=source data= ;; rtn | llm_int8 | rotation | bnb4 | easyquant | hqq | zeroquant) data= ;; esac
     # shellcheck disable=SC2086
     $quant quantize $model -o "$name" --method "$recipe" --format "$format" $settings $data --no-verify --force \
         --progress none --report "$name.run.json" >/dev/null

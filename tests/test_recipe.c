@@ -128,6 +128,29 @@ static void test_set(void **state)
     destroy_context(ctx, held);
 }
 
+/* Settings that make sense only together may come in any order; of those that fail none is taken. */
+static void test_set_all(void **state)
+{
+    static const char *const fixed[] = {"act_static=true", "act_bits=8", "act_granularity=tensor"};
+    static const char *const wrong[] = {"act_clip=0.5", "act_granularity=token"}, *const bad[] = {"bits"};
+    qnt_context *ctx = context_of(1);
+    size_t held = qnt_context_bytes(ctx, NULL);
+    qnt_recipe *r = recipe_of(ctx, "rtn"), *g = recipe_of(ctx, "gptq");
+    (void)state;
+    assert_ok(ctx, qnt_recipe_set_all(r, fixed, 3));
+    assert_string_equal(qnt_recipe_text(r), "rtn:act_bits=8,act_granularity=tensor,act_static=true");
+    assert_fails(ctx, qnt_recipe_set_all(r, wrong, 2), QNT_INVALID, "act_static");
+    assert_string_equal(qnt_recipe_text(r), "rtn:act_bits=8,act_granularity=tensor,act_static=true");
+    assert_fails(ctx, qnt_recipe_set_all(r, bad, 1), QNT_INVALID, "KEY=VALUE");
+    assert_fails(ctx, qnt_recipe_set_all(g, fixed, 3), QNT_INVALID, "act_static");
+    assert_ok(ctx, qnt_recipe_set_all(g, fixed + 1, 2));
+    assert_ok(ctx, qnt_recipe_set_all(g, fixed, 1));
+    assert_string_equal(qnt_recipe_text(g), "rtn:act_bits=8,act_granularity=tensor,act_static=true,gptq");
+    qnt_recipe_destroy(r);
+    qnt_recipe_destroy(g);
+    destroy_context(ctx, held);
+}
+
 static void test_stages(void **state)
 {
     qnt_context *ctx = context_of(1);
@@ -271,7 +294,7 @@ static void test_locale(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text),  cmocka_unit_test(test_errors), cmocka_unit_test(test_set),
+        cmocka_unit_test(test_text),  cmocka_unit_test(test_errors), cmocka_unit_test(test_set),      cmocka_unit_test(test_set_all),
         cmocka_unit_test(test_stages), cmocka_unit_test(test_adapt), cmocka_unit_test(test_tables),
         cmocka_unit_test(test_edit_distance), cmocka_unit_test(test_locale),
     };

@@ -33,6 +33,8 @@ QNT_API void qnt_recipe_destroy(qnt_recipe *recipe);
  * quantized activations puts rtn in front, which quantizes them. Later settings win. Errors as for qnt_recipe_parse.
  */
 QNT_API qnt_status qnt_recipe_set(qnt_recipe *recipe, const char *key, const char *value);
+/* Several, "key=value" each, in that order: all or none of them, and only together must they make sense. */
+QNT_API qnt_status qnt_recipe_set_all(qnt_recipe *recipe, const char *const *settings, size_t count);
 
 /* Whether the recipe needs calibration inputs; pairs of inputs; or, of a model, Fisher information. */
 QNT_API bool qnt_recipe_needs_calibration(const qnt_recipe *recipe);

@@ -62,16 +62,8 @@ const struct cli_option cli_calibration_rows[CLI_CALIBRATION_ROWS] = {
 int cli_recipe_open(struct cli *cli, const char *method, const struct cli_list *settings, qnt_recipe **recipe)
 {
     qnt_status status = qnt_recipe_parse(cli->ctx, method, recipe);
-    for (size_t i = 0; status == QNT_OK && i < settings->count; i++) {
-        char *setting = settings->items[i], *equals = strchr(setting, '=');
-        if (!equals || equals == setting) {
-            cli_error("--set %s: expected KEY=VALUE", setting);
-            return CLI_USAGE;
-        }
-        *equals = 0;
-        status = qnt_recipe_set(*recipe, setting, equals + 1);
-        *equals = '=';
-    }
+    if (status == QNT_OK)
+        status = qnt_recipe_set_all(*recipe, (const char *const *)settings->items, settings->count);
     return cli_try(cli, status) ? CLI_USAGE : CLI_OK;
 }
 

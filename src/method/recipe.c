@@ -7,8 +7,6 @@
 #include <string.h>
 #include <quant/calib.h>
 
-static qnt_status resolve(qnt_recipe *recipe);
-
 static qnt_status unknown_method(qnt_context *ctx, const char *name)
 {
     const struct qnti_method *nearest = qnti_methods[0];
@@ -33,7 +31,8 @@ static qnt_status add_step(qnt_recipe *recipe, const char *name)
     return QNT_OK;
 }
 
-static qnt_status set_in_step(qnt_recipe *recipe, struct qnti_recipe_step *step, const char *key, const char *value)
+qnt_status qnti_recipe_set_step(qnt_recipe *recipe, struct qnti_recipe_step *step, const char *key,
+                                const char *value)
 {
     const struct qnti_param *row = qnti_param_find(&step->method->table, key);
     QNT_TRY(qnti_param_set(recipe->ctx, step->method->name, row, value, step->params));
@@ -73,7 +72,7 @@ static qnt_status set_key(qnt_recipe *recipe, size_t first, const char *key, con
             continue;
         if (!qnti_param_find(&recipe->steps[s].method->table, own))
             continue;
-        QNT_TRY(set_in_step(recipe, &recipe->steps[s], own, value));
+        QNT_TRY(qnti_recipe_set_step(recipe, &recipe->steps[s], own, value));
         found = true;
     }
     return found ? QNT_OK : unknown_parameter(recipe, key);
@@ -147,7 +146,7 @@ qnt_status qnt_recipe_parse(qnt_context *ctx, const char *text, qnt_recipe **rec
     QNT_CHECK(qnti_copy_string(ctx, text, &copy));
     QNT_CHECK(qnti_buffer_print(ctx, &r->text, "%s", text));
     QNT_CHECK(parse_parts(r, copy));
-    QNT_CHECK(resolve(r));
+    QNT_CHECK(qnti_recipe_resolve(r));
     *recipe = r;
     r = NULL;
 cleanup:
@@ -190,18 +189,43 @@ static qnt_status with_inputs(const qnt_recipe *recipe, const char *key, const c
     return status;
 }
 
+/* Not resolved yet. */
+static qnt_status set_one(qnt_recipe **recipe, const char *key, const char *value)
+{
+    bool inputs = strcmp(key, "act_bits") == 0 || strcmp(key, "act_format") == 0;
+    qnt_recipe *before = *recipe;
+    if (!inputs || has_parameter(before, key))
+        return set_key(before, 0, key, value);
+    QNT_TRY(write_text(before));
+    QNT_TRY(with_inputs(before, key, value, recipe));
+    qnt_recipe_destroy(before);
+    return QNT_OK;
+}
+
+/* "key=value". */
+static qnt_status set_text(qnt_recipe **recipe, const char *setting)
+{
+    qnt_context *ctx = (*recipe)->ctx;
+    const char *equals = strchr(setting, '=');
+    qnt_status status;
+    char *key;
+    if (!equals || equals == setting)
+        return qnti_fail(ctx, QNT_INVALID, "\"%s\" is not KEY=VALUE", setting);
+    QNT_TRY(qnti_copy_bytes(ctx, setting, (size_t)(equals - setting), &key));
+    status = set_one(recipe, key, equals + 1);
+    qnti_free(ctx, key);
+    return status;
+}
+
 /* On a copy, so that a setting that fails leaves the recipe as it was. */
-qnt_status qnt_recipe_set(qnt_recipe *recipe, const char *key, const char *value)
+qnt_status qnt_recipe_set_all(qnt_recipe *recipe, const char *const *settings, size_t count)
 {
     qnt_recipe *changed = NULL;
     qnt_status status;
-    if ((strcmp(key, "act_bits") == 0 || strcmp(key, "act_format") == 0) && !has_parameter(recipe, key)) {
-        QNT_CHECK(with_inputs(recipe, key, value, &changed));
-    } else {
-        QNT_CHECK(qnt_recipe_copy(recipe, &changed));
-        QNT_CHECK(set_key(changed, 0, key, value));
-    }
-    QNT_CHECK(resolve(changed));
+    QNT_CHECK(qnt_recipe_copy(recipe, &changed));
+    for (size_t i = 0; i < count; i++)
+        QNT_CHECK(set_text(&changed, settings[i]));
+    QNT_CHECK(qnti_recipe_resolve(changed));
     qnt_recipe before = *recipe;
     *recipe = *changed;
     *changed = before;
@@ -210,8 +234,18 @@ cleanup:
     return status;
 }
 
+qnt_status qnt_recipe_set(qnt_recipe *recipe, const char *key, const char *value)
+{
+    struct qnti_buffer setting = {0};
+    qnt_status status = qnti_buffer_print(recipe->ctx, &setting, "%s=%s", key, value);
+    if (status == QNT_OK)
+        status = qnt_recipe_set_all(recipe, (const char *const *)&setting.data, 1);
+    qnti_buffer_free(recipe->ctx, &setting);
+    return status;
+}
+
 /* The last method that offers a stage provides it; a method left with nothing is an error. */
-static qnt_status resolve(qnt_recipe *recipe)
+qnt_status qnti_recipe_resolve(qnt_recipe *recipe)
 {
     QNT_TRY(write_text(recipe));
     for (int stage = 0; stage < QNTI_STAGE_CORRECT; stage++) {
@@ -246,211 +280,6 @@ bool qnti_recipe_given(const struct qnti_recipe_step *step, const char *name)
 {
     const struct qnti_param *row = qnti_param_find(&step->method->table, name);
     return row && (step->given >> (size_t)(row - step->method->table.rows) & 1);
-}
-
-/* Takes a preference of the format, unless it excludes what the user set. */
-static qnt_status prefer_in_step(qnt_recipe *recipe, struct qnti_recipe_step *step, const char *key, const char *value)
-{
-    const struct qnti_param *row = qnti_param_find(&step->method->table, key);
-    uint64_t given = step->given;
-    char before[24];
-    if (!row || qnti_recipe_given(step, key))
-        return QNT_OK;
-    qnti_param_print(row, step->params, before, sizeof before);
-    QNT_TRY(set_in_step(recipe, step, key, value));
-    if (!step->method->check || step->method->check(recipe->ctx, step->params) == QNT_OK)
-        return QNT_OK;
-    QNT_TRY(set_in_step(recipe, step, key, before));
-    step->given = given;
-    return QNT_OK;
-}
-
-static bool provides_weights(const qnt_recipe *recipe, size_t step)
-{
-    return recipe->provider[QNTI_STAGE_WEIGHTS] == (int)step ||
-           qnti_method_offers(recipe->steps[step].method, QNTI_STAGE_CORRECT);
-}
-
-/* A preference is for those who fill or correct the weights, or, if none of them knows it, for the others. */
-static bool concerns(const qnt_recipe *recipe, size_t step, const char *key)
-{
-    bool known = false;
-    for (size_t s = 0; s < recipe->count; s++)
-        known |= provides_weights(recipe, s) && qnti_param_find(&recipe->steps[s].method->table, key);
-    return provides_weights(recipe, step) || !known;
-}
-
-/* "key=value,key=value"; qep only where there are pairs of inputs. */
-static qnt_status prefer(qnt_recipe *recipe, const char *settings, bool pairs)
-{
-    while (settings && *settings) {
-        char key[32], value[32];
-        int used = 0;
-        if (sscanf(settings, "%31[^=]=%31[^,]%n", key, value, &used) != 2)
-            return qnti_fail(recipe->ctx, QNT_INVALID, "\"%s\" is not key=value", settings);
-        for (size_t s = 0; s < recipe->count; s++)
-            if (concerns(recipe, s, key) && (pairs || strcmp(key, "qep") != 0))
-                QNT_TRY(prefer_in_step(recipe, &recipe->steps[s], key, value));
-        settings += used + (settings[used] == ',');
-    }
-    return resolve(recipe);
-}
-
-/*
- * Quantizers of the inputs that come only by a method's default are left out where the layout cannot hold them; one
- * that the user asked for is an error.
- */
-static qnt_status leave_out_activations(qnt_recipe *recipe, const struct qnti_layout *layout)
-{
-    int s = recipe->provider[QNTI_STAGE_ACTIVATIONS];
-    const struct qnti_recipe_step *step;
-    if (s < 0 || qnti_layout_at_run_time(layout) || layout->holds_inputs)
-        return QNT_OK;
-    if (layout->methods && s == recipe->provider[QNTI_STAGE_WEIGHTS]) /* they come with the grid */
-        return QNT_OK;
-    step = &recipe->steps[s];
-    for (size_t i = 0; i < step->method->table.count; i++)
-        if ((step->given >> i & 1) && strncmp(step->method->table.rows[i].name, "act_", 4) == 0)
-            return qnti_fail(recipe->ctx, QNT_INVALID,
-                             "%s of method %s is given, but format %s %s quantized activations; native does",
-                             step->method->table.rows[i].name, step->method->name, layout->name,
-                             layout->inputs ? "holds no other than its own" : "holds no");
-    recipe->provider[QNTI_STAGE_ACTIVATIONS] = -1;
-    return QNT_OK;
-}
-
-/* What a step may leave beside the grid; a weights stage whose grid nobody knows before has one of its own. */
-static unsigned leaves_of(const qnt_recipe *recipe, size_t s)
-{
-    const struct qnti_recipe_step *step = &recipe->steps[s];
-    const struct qnti_method *m = step->method;
-    bool weights = recipe->provider[QNTI_STAGE_WEIGHTS] == (int)s;
-    unsigned leaves = m->leaves && (weights || qnti_recipe_corrects(step)) ? m->leaves(step->params) : 0;
-    return leaves | (weights && !m->grid ? QNTI_BESIDE_GRID : 0u);
-}
-
-unsigned qnti_recipe_leaves(const qnt_recipe *recipe)
-{
-    unsigned leaves = 0;
-    for (size_t s = 0; s < recipe->count; s++)
-        leaves |= leaves_of(recipe, s);
-    return leaves;
-}
-
-/* What a method that fills no weights puts beside them. */
-static qnt_status add_bits(struct qnti_job *job, const struct qnti_recipe_step *step, size_t out, size_t in,
-                           double *bits)
-{
-    double more = 0;
-    if (!qnti_method_offers(step->method, QNTI_STAGE_WEIGHTS) && step->method->bits && qnti_recipe_corrects(step))
-        QNT_TRY(step->method->bits(job, step->params, out, in, &more));
-    *bits += more;
-    return QNT_OK;
-}
-
-qnt_status qnti_recipe_bits(const qnt_recipe *recipe, const struct qnti_layout *layout, size_t out, size_t in,
-                            double *bits)
-{
-    const struct qnti_recipe_step *step = qnti_recipe_weights(recipe);
-    struct qnti_job job = {.ctx = recipe->ctx, .kernels = qnti_context_kernels(recipe->ctx), .layout = layout};
-    struct qnti_grid grid;
-    *bits = 16 * (double)out * (double)in;
-    if (!step)
-        return QNT_OK;
-    if (step->method->bits) {
-        QNT_TRY(step->method->bits(&job, step->params, out, in, bits));
-    } else {
-        QNT_TRY(step->method->grid(&job, step->params, &grid));
-        *bits = qnti_grid_bits(&grid, out, in);
-    }
-    for (size_t s = 0; s < recipe->count; s++)
-        QNT_TRY(add_bits(&job, &recipe->steps[s], out, in, bits));
-    return QNT_OK;
-}
-
-static qnt_status check_beside(const qnt_recipe *recipe, const struct qnti_layout *layout)
-{
-    for (size_t s = 0; layout && s < recipe->count; s++)
-        QNT_TRY(qnti_layout_takes(recipe->ctx, layout, recipe->steps[s].method->name, leaves_of(recipe, s)));
-    return QNT_OK;
-}
-
-/* A method whose grids the layout does not list. */
-static qnt_status check_listed(qnt_context *ctx, const struct qnti_layout *layout, const struct qnti_method *method)
-{
-    struct qnti_buffer list = {0};
-    if (!layout->methods || qnti_layout_lists(layout, method->name))
-        return QNT_OK;
-    for (const char *const *name = layout->methods; *name; name++)
-        if (qnti_buffer_print(ctx, &list, "%s%s", list.bytes ? ", " : "", *name) != QNT_OK) {
-            qnti_buffer_free(ctx, &list);
-            return QNT_NO_MEMORY;
-        }
-    qnti_fail(ctx, QNT_UNSUPPORTED, "format %s holds the grids of %s, not that of method %s; native can hold any",
-              layout->name, list.data, method->name);
-    qnti_buffer_free(ctx, &list);
-    return QNT_UNSUPPORTED;
-}
-
-/* "key=value,key=value": results of a method with these cannot be held. */
-static qnt_status check_refused(qnt_context *ctx, const struct qnti_layout *layout,
-                                const struct qnti_recipe_step *step)
-{
-    const char *settings = layout->refused;
-    while (settings && *settings) {
-        char key[32], value[32], is[32];
-        const struct qnti_param *row;
-        int used = 0;
-        if (sscanf(settings, "%31[^=]=%31[^,]%n", key, value, &used) != 2)
-            return qnti_fail(ctx, QNT_INVALID, "\"%s\" is not key=value", settings);
-        settings += used + (settings[used] == ',');
-        row = qnti_param_find(&step->method->table, key);
-        if (!row)
-            continue;
-        qnti_param_print(row, step->params, is, sizeof is);
-        if (strcmp(is, value) == 0)
-            return qnti_fail(ctx, QNT_INVALID, "format %s cannot hold what method %s makes with %s=%s; native can",
-                             layout->name, step->method->name, key, value);
-    }
-    return QNT_OK;
-}
-
-qnt_status qnti_recipe_adapt(const qnt_recipe *recipe, const struct qnti_layout *layout, bool pairs,
-                             qnt_recipe **adapted)
-{
-    static const char *const prescribed[] = {"bits", "group_size", "sym",     "sym_grid",
-                                             "per_tensor", "include_zero", "mse"};
-    const struct qnti_recipe_step *weights = qnti_recipe_weights(recipe);
-    qnt_status status;
-    *adapted = NULL;
-    if (layout)
-        QNT_TRY(check_listed(recipe->ctx, layout, weights->method));
-    QNT_TRY(check_beside(recipe, layout));
-    for (size_t i = 0; qnti_layout_prescribes(layout) && i < sizeof prescribed / sizeof *prescribed; i++)
-        if (qnti_recipe_given(weights, prescribed[i]))
-            return qnti_fail(recipe->ctx, QNT_INVALID,
-                             "%s of method %s is given, but format %s prescribes its grid; native can hold any",
-                             prescribed[i], weights->method->name, layout->name);
-    QNT_TRY(qnt_recipe_copy(recipe, adapted));
-    status = layout ? prefer(*adapted, layout->preferred, pairs) : QNT_OK;
-    if (status == QNT_OK)
-        status = check_beside(*adapted, layout);
-    weights = qnti_recipe_weights(*adapted);
-    for (size_t i = 0; status == QNT_OK && layout && i < sizeof prescribed / sizeof *prescribed; i++)
-        if (!qnti_layout_prescribes(layout) && qnti_param_find(&weights->method->table, prescribed[i]))
-            status = qnti_layout_accepts(recipe->ctx, layout, weights->method->name, prescribed[i],
-                                         qnti_recipe_number(weights, prescribed[i], 0));
-    if (status == QNT_OK && layout)
-        status = check_refused(recipe->ctx, layout, weights);
-    if (status == QNT_OK)
-        status = leave_out_activations(*adapted, layout);
-    if (status == QNT_OK && layout && (layout->fixed_inputs || layout->global_inputs))
-        (*adapted)->layout_needs = QNTI_NEED_MOMENTS;
-    if (status != QNT_OK) {
-        qnt_recipe_destroy(*adapted);
-        *adapted = NULL;
-    }
-    return status;
 }
 
 const struct qnti_recipe_step *qnti_recipe_weights(const qnt_recipe *recipe)

@@ -54,6 +54,10 @@ qnt_status qnti_quantize_folded(qnt_context *ctx, const qnt_recipe *recipe, cons
 qnt_status qnti_recipes_plan(qnt_context *ctx, qnt_recipe *const *recipes, const struct qnti_shape *shapes,
                              size_t count);
 
+/* Sets a parameter of one step, which then counts as given; the recipe is to be resolved after the last one. */
+qnt_status qnti_recipe_set_step(qnt_recipe *recipe, struct qnti_recipe_step *step, const char *key, const char *value);
+/* Finds who provides which stage; QNT_INVALID: a method is left with nothing, or parameters exclude each other. */
+qnt_status qnti_recipe_resolve(qnt_recipe *recipe);
 /* Whether the user set this parameter of the step. */
 bool qnti_recipe_given(const struct qnti_recipe_step *step, const char *name);
 /* A parameter of the step's method as a number; `otherwise` where the method has none of that name. */

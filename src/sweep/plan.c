@@ -67,15 +67,7 @@ static qnt_status make_recipe(struct qnt_plan *plan)
     if (qnti_recipe_kv(plan->recipe, plan->model->checkpoint->config.head_dim, &kv) != QNT_NOT_FOUND)
         return qnti_fail(plan->ctx, QNT_INVALID,
                          "method kv_cache is for single layers; a model's keys and values get the option kv");
-    for (size_t i = 0; i < o->setting_count; i++) {
-        const char *equals = strchr(o->settings[i], '=');
-        char key[128];
-        if (!equals || (size_t)(equals - o->settings[i]) >= sizeof key)
-            return qnti_fail(plan->ctx, QNT_INVALID, "\"%s\" is not key=value", o->settings[i]);
-        memcpy(key, o->settings[i], (size_t)(equals - o->settings[i]));
-        key[equals - o->settings[i]] = 0;
-        QNT_TRY(qnt_recipe_set(plan->recipe, key, equals + 1));
-    }
+    QNT_TRY(qnt_recipe_set_all(plan->recipe, o->settings, o->setting_count));
     return check_calibration(plan, plan->recipe, NULL);
 }
 

@@ -115,24 +115,27 @@ static qnt_status override_type(struct qnt_plan *plan, struct qnti_target *t, co
     return qnti_layout_width(plan->ctx, layout, t->source->name, t->source->cols);
 }
 
-/* key=value pairs, comma by comma, for the layer's own copy of the recipe. */
+/* key=value pairs, comma by comma, for the layer's own copy of the recipe; `type` is the tensor's. */
 static qnt_status apply_settings(struct qnt_plan *plan, struct qnti_target *t, qnt_recipe *recipe, char *settings)
 {
-    for (char *key = settings, *next; key; key = next) {
-        char *comma = strchr(key, ','), *equals;
+    const char **list;
+    size_t count = 0;
+    qnt_status status = QNT_OK;
+    QNT_TRY(QNTI_NEW(plan->ctx, strlen(settings) + 1, &list));
+    for (char *setting = settings, *next; status == QNT_OK && setting; setting = next) {
+        char *comma = strchr(setting, ',');
         next = comma ? comma + 1 : NULL;
         if (comma)
             *comma = 0;
-        equals = strchr(key, '=');
-        if (!equals)
-            return qnti_fail(plan->ctx, QNT_INVALID, "--layer: \"%s\" is not key=value", key);
-        *equals = 0;
-        if (strcmp(key, "type") == 0)
-            QNT_TRY(override_type(plan, t, equals + 1));
+        if (strncmp(setting, "type=", strlen("type=")) == 0)
+            status = override_type(plan, t, setting + strlen("type="));
         else
-            QNT_TRY(qnt_recipe_set(recipe, key, equals + 1));
+            list[count++] = setting;
     }
-    return QNT_OK;
+    if (status == QNT_OK)
+        status = qnt_recipe_set_all(recipe, list, count);
+    qnti_free(plan->ctx, list);
+    return status;
 }
 
 static qnt_status override(struct qnt_plan *plan, struct qnti_target *t, qnt_recipe *recipe, size_t *used)
