@@ -294,9 +294,9 @@ static void test_locale(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text),  cmocka_unit_test(test_errors), cmocka_unit_test(test_set),      cmocka_unit_test(test_set_all),
-        cmocka_unit_test(test_stages), cmocka_unit_test(test_adapt), cmocka_unit_test(test_tables),
-        cmocka_unit_test(test_edit_distance), cmocka_unit_test(test_locale),
+        cmocka_unit_test(test_text),     cmocka_unit_test(test_errors), cmocka_unit_test(test_set),
+        cmocka_unit_test(test_set_all),  cmocka_unit_test(test_stages), cmocka_unit_test(test_adapt),
+        cmocka_unit_test(test_tables),   cmocka_unit_test(test_edit_distance), cmocka_unit_test(test_locale),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
