@@ -63,14 +63,15 @@ for method in $methods; do
             refuses "$method to $format" "option kv" -- quantize -o "$out/a" --method "$method" --format $format $calib
             continue
             ;;
-        gguf*llm_int8 | gguf*spqr | gguf*owq | gguf*squeezellm | gguf*easyquant | gguf*hqq | gguf*bnb4 | gguf*olive) # no block holds it
+        gguf*llm_int8 | gguf*spqr | gguf*owq | gguf*squeezellm | gguf*easyquant | gguf*hqq | gguf*bnb4 | gguf*olive | gguf*atom | gguf*rptq) # no block holds it
             refuses "$method to $format" "$method" gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format $calib
             continue
             ;;
         native*rtn | native*gptq | native*awq) settings="--group-size 32" ;;
         native*owq) settings="--bits 4 --group-size 32" ;;
         native*squeezellm) settings="--bits 4" ;;
-        native*olive) settings="--bits 8 --act-bits 8" ;;
+        native*rptq) settings="--bits 8 --act-bits 8" ;;
+        native*olive | native*rptq) settings="--bits 8 --act-bits 8" ;;
         *) settings= ;;
         esac
         check "$method to $format" quantize -o "$out/a" --method "$method" --format $format $settings $calib --report "$work/r.json"
