@@ -70,7 +70,6 @@ for method in $methods; do
         native*rtn | native*gptq | native*awq) settings="--group-size 32" ;;
         native*owq) settings="--bits 4 --group-size 32" ;;
         native*squeezellm) settings="--bits 4" ;;
-        native*rptq) settings="--bits 8 --act-bits 8" ;;
         native*olive | native*rptq) settings="--bits 8 --act-bits 8" ;;
         *) settings= ;;
         esac
