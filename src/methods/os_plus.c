@@ -6,8 +6,8 @@
  * diag(s) give the outputs best; the bias takes W z (Wei et al., "Outlier
  * Suppression+", 2023). Inputs: static by token quantiles, or by tokens or
  * groups at run time. A shift needs biases in the norm and in the linears; the
- * input of o stays as it is. Weights of blocks before are not yet quantized in
- * the search.
+ * input of o stays as it is. While a site is searched nothing else of its block
+ * is quantized.
  */
 #include "method/threshold_search.h"
 
