@@ -209,6 +209,13 @@ cleanup:
     return status;
 }
 
+/* Rounded to the type, within its range: beyond it an engine would have nothing but infinities. */
+static float round_within(qnt_dtype type, float x)
+{
+    static const float most_f16 = 65504;
+    return qnti_round_to(type, type == QNT_F16 && fabsf(x) > most_f16 ? copysignf(most_f16, x) : x);
+}
+
 /* The batch as its quantizer takes it: rounded to its type; columns beyond the threshold marked. */
 static void take_batch(const struct qnti_actquant *act, const float *x, size_t tokens, size_t cols, size_t stride,
                        float *y)
@@ -219,7 +226,7 @@ static void take_batch(const struct qnti_actquant *act, const float *x, size_t t
         if (act->input_type == QNT_F32 && from != to)
             memcpy(to, from, cols * sizeof *to);
         for (size_t c = 0; act->input_type != QNT_F32 && c < cols; c++)
-            to[c] = qnti_round_to(act->input_type, from[c]);
+            to[c] = round_within(act->input_type, from[c]);
     }
 }
 
