@@ -47,6 +47,16 @@ qnt_status qnti_job_grid(struct qnti_job *job, const void *params, struct qnti_g
     return QNT_OK;
 }
 
+qnt_status qnti_job_signed_grid(struct qnti_job *job, const void *params, bool absmax, struct qnti_grid *grid)
+{
+    struct qnti_affine_params affine = *(const struct qnti_affine_params *)params;
+    affine.include_zero = true;
+    affine.sym_grid = absmax;
+    QNT_TRY(qnti_job_grid(job, &affine, grid));
+    grid->signed_codes = affine.sym && grid->kind == &qnti_affine_kind;
+    return QNT_OK;
+}
+
 qnt_status qnti_affine_check(qnt_context *ctx, const char *method, const struct qnti_affine_params *p)
 {
     if (p->sym && p->sym_grid == 1 && p->bits < 2)
@@ -75,6 +85,14 @@ qnt_status qnti_round_to_nearest(struct qnti_job *job, const struct qnti_grid *g
     if (!q->segments[0].weight)
         QNT_TRY(qnti_segment_fill(q, &q->segments[0], grid));
     return qnti_nearest(job->ctx, job->weight, importance, importance ? job->row_power : NULL, q->segments[0].weight);
+}
+
+qnt_status qnti_nearest_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
+{
+    struct qnti_grid grid;
+    (void)layer;
+    QNT_TRY(qnti_job_weights_grid(job, &grid));
+    return qnti_round_to_nearest(job, &grid, q);
 }
 
 qnt_status qnti_fall_back(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q, const char *why)

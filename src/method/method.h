@@ -211,6 +211,11 @@ qnt_status qnti_affine_check(qnt_context *ctx, const char *method, const struct 
  */
 qnt_status qnti_job_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid);
 /*
+ * The same of methods that choose less: 0 is a level, symmetric levels have signed codes and the largest magnitude on
+ * one of them, or (not `absmax`) half a step beyond.
+ */
+qnt_status qnti_job_signed_grid(struct qnti_job *job, const void *params, bool absmax, struct qnti_grid *grid);
+/*
  * Scales of the grid become FP8 codes with one divisor, of the largest magnitude of all, which gets the largest code
  * (nvfp4: compressed-tensors). `second` holds the grid of the scales.
  */
@@ -222,6 +227,8 @@ qnt_status qnti_job_weights_grid(struct qnti_job *job, struct qnti_grid *grid);
 const float *qnti_job_grid_importance(const struct qnti_job *job);
 /* Fills the layer's open segment by rounding to nearest. */
 qnt_status qnti_round_to_nearest(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q);
+/* A weights stage: on the grid of the method itself. */
+qnt_status qnti_nearest_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q);
 /* The same where a method cannot go on, with a warning that says why. */
 qnt_status qnti_fall_back(struct qnti_job *job, const struct qnti_grid *grid, qnt_qlinear *q, const char *why);
 /* Hessian (2 / tokens) sum x x^T with dead columns set to 1; QNT_NOT_FOUND: no tokens, or every column is dead. */

@@ -112,21 +112,7 @@ static qnt_status fptq_activations(struct qnti_job *job, const qnt_layer *layer,
 /* The largest magnitude on a level, or with zeros. */
 static qnt_status fptq_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid)
 {
-    const struct fptq_params *p = params;
-    struct qnti_affine_params affine = p->affine;
-    affine.include_zero = true;
-    affine.sym_grid = 1;
-    QNT_TRY(qnti_job_grid(job, &affine, grid));
-    grid->signed_codes = p->affine.sym && grid->kind == &qnti_affine_kind;
-    return QNT_OK;
-}
-
-static qnt_status fptq_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
-{
-    struct qnti_grid grid;
-    (void)layer;
-    QNT_TRY(fptq_grid(job, job->params, &grid));
-    return qnti_round_to_nearest(job, &grid, q);
+    return qnti_job_signed_grid(job, params, true, grid);
 }
 
 static bool fptq_offers(const void *params, enum qnti_stage stage)
@@ -168,7 +154,7 @@ const struct qnti_method qnti_method_fptq = {
     .check = fptq_check,
     .stages[QNTI_STAGE_TRANSFORM].transform = fptq_transform,
     .stages[QNTI_STAGE_ACTIVATIONS].layer = fptq_activations,
-    .stages[QNTI_STAGE_WEIGHTS].layer = fptq_weights,
+    .stages[QNTI_STAGE_WEIGHTS].layer = qnti_nearest_weights,
     .offers = fptq_offers,
     .grid = fptq_grid,
 };

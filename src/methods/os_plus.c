@@ -98,21 +98,7 @@ cleanup:
 /* The largest magnitude on a level, or with zeros. */
 static qnt_status os_plus_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid)
 {
-    const struct os_plus_params *p = params;
-    struct qnti_affine_params affine = p->affine;
-    affine.include_zero = true;
-    affine.sym_grid = 1;
-    QNT_TRY(qnti_job_grid(job, &affine, grid));
-    grid->signed_codes = p->affine.sym && grid->kind == &qnti_affine_kind;
-    return QNT_OK;
-}
-
-static qnt_status os_plus_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
-{
-    struct qnti_grid grid;
-    (void)layer;
-    QNT_TRY(os_plus_grid(job, job->params, &grid));
-    return qnti_round_to_nearest(job, &grid, q);
+    return qnti_job_signed_grid(job, params, true, grid);
 }
 
 static bool os_plus_offers(const void *params, enum qnti_stage stage)
@@ -170,7 +156,7 @@ const struct qnti_method qnti_method_os_plus = {
     .check = os_plus_check,
     .stages[QNTI_STAGE_TRANSFORM].transform = os_plus_transform,
     .stages[QNTI_STAGE_ACTIVATIONS].layer = os_plus_activations,
-    .stages[QNTI_STAGE_WEIGHTS].layer = os_plus_weights,
+    .stages[QNTI_STAGE_WEIGHTS].layer = qnti_nearest_weights,
     .offers = os_plus_offers,
     .grid = os_plus_grid,
 };

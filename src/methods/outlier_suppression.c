@@ -112,20 +112,7 @@ cleanup:
 /* Rows or the tensor: G2, whose largest magnitude lies half a step beyond the levels, or with zeros. */
 static qnt_status os_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid)
 {
-    const struct os_params *p = params;
-    struct qnti_affine_params affine = p->affine;
-    affine.include_zero = true;
-    QNT_TRY(qnti_job_grid(job, &affine, grid));
-    grid->signed_codes = p->affine.sym && grid->kind == &qnti_affine_kind;
-    return QNT_OK;
-}
-
-static qnt_status os_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
-{
-    struct qnti_grid grid;
-    (void)layer;
-    QNT_TRY(os_grid(job, job->params, &grid));
-    return qnti_round_to_nearest(job, &grid, q);
+    return qnti_job_signed_grid(job, params, false, grid);
 }
 
 static bool os_offers(const void *params, enum qnti_stage stage)
@@ -173,7 +160,7 @@ const struct qnti_method qnti_method_outlier_suppression = {
     .stages[QNTI_STAGE_TRANSFORM].transform = os_transform,
     .transform_spares = ~0u,
     .stages[QNTI_STAGE_ACTIVATIONS].layer = os_activations,
-    .stages[QNTI_STAGE_WEIGHTS].layer = os_weights,
+    .stages[QNTI_STAGE_WEIGHTS].layer = qnti_nearest_weights,
     .offers = os_offers,
     .grid = os_grid,
 };

@@ -50,12 +50,7 @@ static qnt_status rotation_activations(struct qnti_job *job, const qnt_layer *la
 
 static qnt_status rotation_grid(struct qnti_job *job, const void *params, struct qnti_grid *grid)
 {
-    struct qnti_affine_params affine = *(const struct qnti_affine_params *)params;
-    affine.sym_grid = 1;
-    affine.include_zero = true;
-    QNT_TRY(qnti_job_grid(job, &affine, grid));
-    grid->signed_codes = affine.sym && grid->kind == &qnti_affine_kind;
-    return QNT_OK;
+    return qnti_job_signed_grid(job, params, true, grid);
 }
 
 static qnt_status rotation_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)

@@ -76,19 +76,8 @@ static qnt_status smoothquant_grid(struct qnti_job *job, const void *params, str
     struct qnti_affine_params affine = p->affine;
     affine.group_size = 0;
     affine.sym = true;
-    affine.sym_grid = 1;
     affine.per_tensor |= p->level != LEVEL_NONE;
-    QNT_TRY(qnti_job_grid(job, &affine, grid));
-    grid->signed_codes = grid->kind == &qnti_affine_kind;
-    return QNT_OK;
-}
-
-static qnt_status smoothquant_weights(struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
-{
-    struct qnti_grid grid;
-    (void)layer;
-    QNT_TRY(smoothquant_grid(job, job->params, &grid));
-    return qnti_round_to_nearest(job, &grid, q);
+    return qnti_job_signed_grid(job, &affine, true, grid);
 }
 
 static bool smoothquant_offers(const void *params, enum qnti_stage stage)
@@ -133,7 +122,7 @@ const struct qnti_method qnti_method_smoothquant = {
     .check = smoothquant_check,
     .stages[QNTI_STAGE_TRANSFORM].transform = smoothquant_transform,
     .stages[QNTI_STAGE_ACTIVATIONS].layer = smoothquant_activations,
-    .stages[QNTI_STAGE_WEIGHTS].layer = smoothquant_weights,
+    .stages[QNTI_STAGE_WEIGHTS].layer = qnti_nearest_weights,
     .offers = smoothquant_offers,
     .grid = smoothquant_grid,
 };
