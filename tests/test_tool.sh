@@ -63,13 +63,14 @@ for method in $methods; do
             refuses "$method to $format" "option kv" -- quantize -o "$out/a" --method "$method" --format $format $calib
             continue
             ;;
-        gguf*llm_int8 | gguf*spqr | gguf*owq | gguf*squeezellm | gguf*easyquant | gguf*hqq | gguf*bnb4) # no block holds it
+        gguf*llm_int8 | gguf*spqr | gguf*owq | gguf*squeezellm | gguf*easyquant | gguf*hqq | gguf*bnb4 | gguf*atom | gguf*rptq) # no block holds it
             refuses "$method to $format" "$method" gguf:q4_0 native -- quantize -o "$out/a" --method "$method" --format $format $calib
             continue
             ;;
         native*rtn | native*gptq | native*awq) settings="--group-size 32" ;;
         native*owq) settings="--bits 4 --group-size 32" ;;
         native*squeezellm) settings="--bits 4" ;;
+        native*rptq) settings="--bits 8 --act-bits 8 --set clusters=2" ;; # few tokens: ranges of few channels miss much
         *) settings= ;;
         esac
         check "$method to $format" quantize -o "$out/a" --method "$method" --format $format $settings $calib --report "$work/r.json"
