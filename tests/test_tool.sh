@@ -70,7 +70,8 @@ for method in $methods; do
         native*rtn | native*gptq | native*awq) settings="--group-size 32" ;;
         native*owq) settings="--bits 4 --group-size 32" ;;
         native*squeezellm) settings="--bits 4" ;;
-        native*olive | native*rptq) settings="--bits 8 --act-bits 8" ;;
+        native*olive) settings="--bits 8 --act-bits 8" ;;
+        native*rptq) settings="--bits 8 --act-bits 8 --set clusters=2" ;; # few tokens: ranges of few channels miss much
         *) settings= ;;
         esac
         check "$method to $format" quantize -o "$out/a" --method "$method" --format $format $settings $calib --report "$work/r.json"
