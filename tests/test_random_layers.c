@@ -1,8 +1,8 @@
 /*
  * test_random_layers.c - random layers through every registered method: a finite result or an error with a message.
  *
- * Shapes from 1 to 300, up to 64 tokens, channels and rows that are dead, constant, alike, tiny or huge, tokens that are
- * not finite. RANDOM_LAYERS in the environment says how many layers (12), SEED where they begin.
+ * Shapes from 1 to 300, up to 64 tokens, channels and rows that are dead, constant, alike, tiny or huge, tokens that
+ * are not finite. RANDOM_LAYERS in the environment says how many layers (12), SEED where they begin.
  */
 #include "layer_support.h"
 
