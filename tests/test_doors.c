@@ -2,52 +2,19 @@
  * test_doors.c - what shared rooms offer to methods beyond rtn and gptq: derived statistics behind a transform, weights
  * kept outside the grid during feedback, groups that cross rows, constant codebooks, replayed tokens, units.
  */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-#include <cmocka.h>
+#include "context_support.h"
 
 #include "base/number.h"
-#include "base/random.h"
 #include "calib/calib.h"
 #include "linalg/factor.h"
 #include "method/method.h"
 #include "solve/solve.h"
 #include "unit/unit.h"
-#include <quant/calib.h>
-
-static qnt_context *ctx;
-static size_t at_start;
-
-static int setup(void **state)
-{
-    (void)state;
-    if (qnt_context_create(&(qnt_context_options){.threads = 2}, &ctx) != QNT_OK)
-        return -1;
-    at_start = qnt_context_bytes(ctx, NULL);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    size_t held = qnt_context_bytes(ctx, NULL);
-    (void)state;
-    qnt_context_destroy(ctx);
-    return held == at_start ? 0 : -1; /* every test gives back what it took */
-}
-
-static float uniform(struct qnti_random *r)
-{
-    return (float)((double)(qnti_random_next(r) >> 11) * 0x1p-53 * 2 - 1);
-}
 
 static void fill(struct qnti_random *r, float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        x[i] = uniform(r);
+        x[i] = random_float(r);
 }
 
 /* H derived by algebra equals H measured on transformed tokens; so does the importance. */
@@ -63,8 +30,8 @@ static void derived_statistics(void **state)
     fill(&random, x, TOKENS * N);
     fill(&random, shift, N);
     for (size_t j = 0; j < N; j++) {
-        scale[j] = 0.5f + fabsf(uniform(&random));
-        sign[j] = uniform(&random) < 0 ? -1.f : 1.f;
+        scale[j] = 0.5f + fabsf(random_float(&random));
+        sign[j] = random_float(&random) < 0 ? -1.f : 1.f;
     }
     for (int rotated = 0; rotated < 2; rotated++) {
         struct qnti_transform t = {.scale = scale, .shift = shift, .permutation = permutation};
@@ -122,7 +89,7 @@ static void outliers_in_feedback(void **state)
     fill(&random, w, ROWS * COLS);
     for (size_t i = 0; i < COLS; i++)
         for (size_t j = 0; j < COLS; j++)
-            u[i * COLS + j] = j < i ? 0 : j == i ? 1 + fabsf(uniform(&random)) : 0.2f * uniform(&random);
+            u[i * COLS + j] = j < i ? 0 : j == i ? 1 + fabsf(random_float(&random)) : 0.2f * random_float(&random);
     assert_int_equal(qnti_numbers_create(ctx, &grid, ROWS, COLS, &q), QNT_OK);
     assert_int_equal(qnti_fit_all(ctx, w, NULL, NULL, q), QNT_OK);
     assert_int_equal(qnti_error_feedback(ctx, &f, q), QNT_OK);
@@ -276,5 +243,5 @@ int main(void)
         cmocka_unit_test(samples_stand_for_tokens),
         cmocka_unit_test(samples_beside_a_replay), cmocka_unit_test(loss_behind_a_linear),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, context_setup, context_teardown);
 }

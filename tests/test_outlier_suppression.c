@@ -2,33 +2,13 @@
  * test_outlier_suppression.c - outlier_suppression, os_plus and fptq by the numbers of their papers' formulas: ranges
  * by token quantiles, learnt steps, norms' weights moved, shifts that biases take, thresholds, strategies by range.
  */
-#include "layer_support.h"
+#include "context_support.h"
 
 #include "calib/calib.h"
 #include "grid/activation.h"
 #include "method/recipe.h"
 #include "solve/solve.h"
 #include "unit/unit.h"
-
-static qnt_context *ctx;
-static size_t at_start;
-
-static int setup(void **state)
-{
-    (void)state;
-    if (qnt_context_create(&(qnt_context_options){.threads = 2}, &ctx) != QNT_OK)
-        return -1;
-    at_start = qnt_context_bytes(ctx, NULL);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    size_t held = qnt_context_bytes(ctx, NULL);
-    (void)state;
-    qnt_context_destroy(ctx);
-    return held == at_start ? 0 : -1;
-}
 
 static void range_of(const float *x, size_t tokens, size_t cols, size_t batch, float p, float range[2])
 {
@@ -488,19 +468,19 @@ static void strategies(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(token_ranges, setup, teardown),
-        cmocka_unit_test_setup_teardown(static_grids, setup, teardown),
-        cmocka_unit_test_setup_teardown(weight_grids, setup, teardown),
-        cmocka_unit_test_setup_teardown(learnt_step, setup, teardown),
-        cmocka_unit_test_setup_teardown(behind_norms, setup, teardown),
-        cmocka_unit_test_setup_teardown(kept_gamma, setup, teardown),
-        cmocka_unit_test_setup_teardown(negative_scales, setup, teardown),
-        cmocka_unit_test_setup_teardown(shifts, setup, teardown),
-        cmocka_unit_test_setup_teardown(search_behind_a_unit, setup, teardown),
-        cmocka_unit_test_setup_teardown(tokens_held_out, setup, teardown),
+        cmocka_unit_test_setup_teardown(token_ranges, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(static_grids, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(weight_grids, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(learnt_step, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(behind_norms, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(kept_gamma, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(negative_scales, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(shifts, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(search_behind_a_unit, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(tokens_held_out, context_setup, context_teardown),
         cmocka_unit_test(memory_runs_out),
-        cmocka_unit_test_setup_teardown(logarithmic_scales, setup, teardown),
-        cmocka_unit_test_setup_teardown(strategies, setup, teardown),
+        cmocka_unit_test_setup_teardown(logarithmic_scales, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(strategies, context_setup, context_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

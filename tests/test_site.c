@@ -1,32 +1,12 @@
 /*
  * test_site.c - transforms of a site: what folds into a norm or a linear, and that nothing changes but the rounding.
  */
-#include "layer_support.h"
+#include "context_support.h"
 
 #include "method/recipe.h"
 #include "transform/fold.h"
 
 enum { OUT = 12, IN = 8, KV = 4, WIDTH = 6, TOKENS = 40 };
-
-static qnt_context *ctx;
-static size_t at_start;
-
-static int setup(void **state)
-{
-    (void)state;
-    if (qnt_context_create(&(qnt_context_options){.threads = 2}, &ctx) != QNT_OK)
-        return -1;
-    at_start = qnt_context_bytes(ctx, NULL);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    size_t held = qnt_context_bytes(ctx, NULL);
-    (void)state;
-    qnt_context_destroy(ctx);
-    return held == at_start ? 0 : -1;
-}
 
 /* x' of one normed token n through a norm: (base + weight) n + bias. */
 static void through_norm(const qnt_producer *p, const float *n, float *x)
@@ -251,13 +231,13 @@ static void columns_of_a_batch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(norms, setup, teardown),
-        cmocka_unit_test_setup_teardown(tied_rows, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_does_not_fold, setup, teardown),
-        cmocka_unit_test_setup_teardown(folded_or_kept, setup, teardown),
-        cmocka_unit_test_setup_teardown(smoothed_linears, setup, teardown),
-        cmocka_unit_test_setup_teardown(left_out, setup, teardown),
-        cmocka_unit_test_setup_teardown(columns_of_a_batch, setup, teardown),
+        cmocka_unit_test_setup_teardown(norms, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(tied_rows, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(what_does_not_fold, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(folded_or_kept, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(smoothed_linears, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(left_out, context_setup, context_teardown),
+        cmocka_unit_test_setup_teardown(columns_of_a_batch, context_setup, context_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
