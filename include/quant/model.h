@@ -160,7 +160,7 @@ typedef struct qnt_plan_totals {
     const char *recipe, *stages;         /* "weights: gptq; correct: gptq" */
     const char *format, *calibration;
     size_t windows, seqlen, tokens;
-    double bits_per_weight;              /* of the quantized tensors */
+    double bits_per_weight;              /* of the quantized tensors; 0: none is */
     uint64_t output_bytes, source_bytes;
     uint64_t memory_bytes;               /* peak, beyond mapped file pages; as max_ram has it */
     uint64_t least_memory_bytes;         /* the same with activations in files of the work folder: the least max_ram */

@@ -141,6 +141,13 @@ static bool said(const char *text)
     return text && *text;
 }
 
+/* A conversion quantizes nothing. */
+static void print_bits(double bits)
+{
+    if (bits > 0)
+        printf("%-16s %.4f\n", "bits per weight", bits);
+}
+
 /* What it takes, and what a bound can be. */
 static void print_memory(const qnt_plan_totals *t)
 {
@@ -174,7 +181,7 @@ void cli_plan_print(const qnt_plan *plan, bool verbose)
     else if (said(t.calibration))
         printf("%-16s %s: %zu windows of %zu tokens, %zu in all, %d %s\n", "calibration", t.calibration, t.windows,
                t.seqlen, t.tokens, t.passes, t.passes == 1 ? "pass" : "passes");
-    printf("%-16s %.4f\n", "bits per weight", t.bits_per_weight);
+    print_bits(t.bits_per_weight);
     print_size("source", t.source_bytes);
     print_size("output", t.output_bytes);
     print_memory(&t);
@@ -202,7 +209,7 @@ void cli_plan_print_result(const qnt_plan *plan, const char *output)
     printf("%-16s %s%s\n", "written", output, o.already ? ", before and by the same plan: nothing was left to do" : "");
     printf("%-16s %s\n", "format", t.format);
     printf("%-16s %s\n", "recipe", said(t.recipe) ? t.recipe : "none");
-    printf("%-16s %.4f\n", "bits per weight", t.bits_per_weight);
+    print_bits(t.bits_per_weight);
     print_size("source", t.source_bytes);
     print_size("output", t.output_bytes);
     if (o.resumed_blocks)
