@@ -26,4 +26,6 @@ static inline int context_teardown(void **state)
     return held == held_at_start ? 0 : -1;
 }
 
+#define context_test(test) cmocka_unit_test_setup_teardown(test, context_setup, context_teardown)
+
 #endif

@@ -149,6 +149,8 @@ check "requantize" "$quant" quantize "$work/packed" -o "$out/g" --method rtn --f
 near "what was requantized is the model" "$out/g" "$(limit 3)"
 clear_out
 check "a GPTQ folder to floats" "$quant" quantize "$work/packed" -o "$out/g.gguf" --method none --format gguf:f32 --progress none
+! grep -qF "bits per weight" "$work/stdout"
+verdict $? "floats have no bits of quantized weights"
 near "its F32 is the model" "$out/g.gguf" "$(limit 4)"
 clear_out
 

@@ -468,19 +468,19 @@ static void strategies(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(token_ranges, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(static_grids, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(weight_grids, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(learnt_step, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(behind_norms, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(kept_gamma, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(negative_scales, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(shifts, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(search_behind_a_unit, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(tokens_held_out, context_setup, context_teardown),
+        context_test(token_ranges),
+        context_test(static_grids),
+        context_test(weight_grids),
+        context_test(learnt_step),
+        context_test(behind_norms),
+        context_test(kept_gamma),
+        context_test(negative_scales),
+        context_test(shifts),
+        context_test(search_behind_a_unit),
+        context_test(tokens_held_out),
         cmocka_unit_test(memory_runs_out),
-        cmocka_unit_test_setup_teardown(logarithmic_scales, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(strategies, context_setup, context_teardown),
+        context_test(logarithmic_scales),
+        context_test(strategies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

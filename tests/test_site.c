@@ -231,13 +231,13 @@ static void columns_of_a_batch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(norms, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(tied_rows, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(what_does_not_fold, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(folded_or_kept, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(smoothed_linears, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(left_out, context_setup, context_teardown),
-        cmocka_unit_test_setup_teardown(columns_of_a_batch, context_setup, context_teardown),
+        context_test(norms),
+        context_test(tied_rows),
+        context_test(what_does_not_fold),
+        context_test(folded_or_kept),
+        context_test(smoothed_linears),
+        context_test(left_out),
+        context_test(columns_of_a_batch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
