@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <quant/context.h>
 
@@ -53,6 +54,21 @@ static inline void *bench_memory(size_t count, size_t size)
         exit(EXIT_FAILURE);
     }
     return memory;
+}
+
+/* Argument i, a number from 1 on, or `otherwise` without it; ends the program where it is something else. */
+static inline int bench_argument(int argc, char **argv, int i, int otherwise)
+{
+    char *end;
+    if (i >= argc)
+        return otherwise;
+    long value = strtol(argv[i], &end, 10);
+    if (end == argv[i] || *end || value < 1 || value > INT32_MAX) {
+        fprintf(stderr, "%s: argument %d is \"%s\", not a number from 1 on: see the head of %s.c\n", argv[0], i, argv[i],
+                strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0]);
+        exit(EXIT_FAILURE);
+    }
+    return (int)value;
 }
 
 /* About normal, by the sum of four uniform numbers. */

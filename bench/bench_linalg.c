@@ -11,7 +11,6 @@
  * the same in windows of 512 tokens. A share of 1 is OpenBLAS's rate.
  */
 #include <cblas.h>
-#include <string.h>
 #include <quant/quant.h>
 
 #include "base/number.h"
@@ -110,8 +109,8 @@ static void hessians(struct bench *s)
 
 int main(int argc, char **argv)
 {
-    struct bench s = {.runs = argc > 1 ? atoi(argv[1]) : 5, .width = argc > 3 ? (size_t)atol(argv[3]) : 4096};
-    int most = argc > 2 ? atoi(argv[2]) : 2;
+    struct bench s = {.runs = bench_argument(argc, argv, 1, 5), .width = (size_t)bench_argument(argc, argv, 3, 4096)};
+    int most = bench_argument(argc, argv, 2, 2);
     size_t inputs = TOKENS * (s.width > IN ? s.width : IN);
     size_t outputs = s.width * s.width > (size_t)TOKENS * OUT ? s.width * s.width : (size_t)TOKENS * OUT;
     s.x = bench_tokens(1, inputs);

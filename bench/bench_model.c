@@ -13,7 +13,6 @@
  * it.
  */
 #include <cblas.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <quant/model.h>
@@ -113,7 +112,7 @@ int main(int argc, char **argv)
     const char *place = getenv("TMPDIR");
     char folder[256], output[280];
     qnt_quantize_options options = {.no_verify = true};
-    int most = argc > 7 ? atoi(argv[7]) : 2;
+    int most = bench_argument(argc, argv, 7, 2);
     if (argc < 3) {
         fprintf(stderr, "usage: %s MODEL CALIBRATION [samples [seqlen [recipe [format [most threads]]]]]\n", argv[0]);
         return EXIT_FAILURE;
@@ -125,8 +124,8 @@ int main(int argc, char **argv)
     }
     snprintf(output, sizeof output, "%s/output", folder);
     options.calibration = argv[2];
-    options.samples = argc > 3 ? (size_t)atol(argv[3]) : 8;
-    options.seqlen = argc > 4 ? (size_t)atol(argv[4]) : 512;
+    options.samples = (size_t)bench_argument(argc, argv, 3, 8);
+    options.seqlen = (size_t)bench_argument(argc, argv, 4, 512);
     options.method = argc > 5 ? argv[5] : "gptq";
     options.format = argc > 6 ? argv[6] : "gguf:q4_0";
     options.output = output;

@@ -9,7 +9,6 @@
  * are those of the weights. pack_FORMAT: qnt_pack; bytes are the codes read and
  * the bytes written.
  */
-#include <string.h>
 #include <quant/quant.h>
 
 #include "base/kernels.h"
@@ -126,10 +125,10 @@ int main(int argc, char **argv)
 {
     static const char *const formats[] = {"gguf:q4_0", "gptq", "awq"};
     static struct bench s;
+    int most = bench_argument(argc, argv, 2, 2);
     float *w = bench_normal((size_t)OUT * IN, 0.02f);
-    int most = argc > 2 ? atoi(argv[2]) : 2;
     s.w = w;
-    s.runs = argc > 1 ? atoi(argv[1]) : 5;
+    s.runs = bench_argument(argc, argv, 1, 5);
     for (s.threads = 1; s.threads <= most; s.threads++) {
         s.ctx = bench_context(s.threads);
         double rate = 4.0 * OUT * IN / fastest(&s, run_read);

@@ -11,7 +11,6 @@
  * or on scales too.
  */
 #include <cblas.h>
-#include <string.h>
 #include <quant/quant.h>
 
 #include "bench.h"
@@ -176,8 +175,8 @@ static void destroy(struct bench *s)
 
 int main(int argc, char **argv)
 {
-    size_t n = argc > 1 ? (size_t)atol(argv[1]) : 4096;
-    int runs = argc > 2 ? atoi(argv[2]) : 3, most = argc > 3 ? atoi(argv[3]) : 2;
+    size_t n = (size_t)bench_argument(argc, argv, 1, 4096);
+    int runs = bench_argument(argc, argv, 2, 3), most = bench_argument(argc, argv, 3, 2);
     const char *prefix = argc > 4 ? argv[4] : "";
     for (int threads = 1; threads <= most; threads++) {
         struct bench s;

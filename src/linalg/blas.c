@@ -6,7 +6,7 @@
 #include <cblas.h>
 
 /* Tile of C: large enough that packing the operands is a few percent; smaller where that keeps threads busy. */
-enum { MOST_ROWS = 1024, MOST_COLS = 2048, LEAST_TILE = 64, LEAST_TILES = 8, STEP = 16 };
+enum { MOST_ROWS = 512, MOST_COLS = 1024, LEAST_TILE = 64, LEAST_TILES = 16, STEP = 16 };
 
 void qnti_gemm_one(const struct qnti_gemm *g)
 {
