@@ -1,6 +1,17 @@
-# Checks of the tool. Read by tests/test_*.sh, which set $quant, $data, $model, $work and
-# $out (a folder for the outputs of the check in hand, nothing else): `. tests/checks.sh`.
+# What the tests of the tool share: `. tests/checks.sh` first of all, with the tool as the script's first argument.
+#
+# It sets $quant, $data and $model (of the examples), $work (a folder that goes with the script), $out (in it, for the
+# outputs of the check in hand and nothing else) and $calib (options of a short calibration).
 
+quant=$1
+data=$(cd "$(dirname "$0")/../examples/data" && pwd) || exit 2
+model=$data/model
+calib="--calib $data/calibration.txt --samples 4 --seqlen 64"
+work=$(mktemp -d) || exit 2
+trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+out=$work/out
+mkdir "$out" || exit 2
 passed=0
 failed=0
 
@@ -37,10 +48,8 @@ is_empty() {
     [ -z "$(ls -A "$1")" ]
 }
 
-# refuses NAME TEXT... -- COMMAND...: an exit status of 1 or 2, a message with each text, nothing left in $out.
-refuses() {
-    name=$1
-    shift
+# failing TEXT... -- COMMAND...: $why is empty if it ends with status 1 or 2 and a message that has each text.
+failing() {
     texts=$work/texts
     : >"$texts"
     while [ "$1" != -- ]; do
@@ -56,10 +65,49 @@ refuses() {
     while read -r text; do
         grep -qF -e "$text" "$work/message" || why="$why \"$text\" is not in: $(cat "$work/message")"
     done <"$texts"
+}
+
+# fails NAME TEXT... -- COMMAND...
+fails() {
+    name=$1
+    shift
+    failing "$@"
+    [ -z "$why" ]
+    verdict $? "$name" "$why"
+}
+
+# refuses NAME TEXT... -- COMMAND...: it fails and leaves nothing in $out.
+refuses() {
+    name=$1
+    shift
+    failing "$@"
     is_empty "$out" || why="$why left $(ls -A "$out")"
     [ -z "$why" ]
     verdict $? "$name" "$why"
     clear_out
+}
+
+# interrupt PATTERN COMMAND...: SIGINT when a line of its standard error matches; $status is how it ended.
+interrupt() {
+    pattern=$1
+    shift
+    mkfifo "$work/pipe"
+    "$@" 2>"$work/pipe" >/dev/null &
+    pid=$!
+    {
+        while read -r line; do
+            case $line in
+            *$pattern*)
+                kill -INT $pid
+                break
+                ;;
+            esac
+        done
+        cat
+    } <"$work/pipe" >"$work/stderr"
+    wait $pid
+    status=$?
+    rm "$work/pipe"
 }
 
 clear_out() {

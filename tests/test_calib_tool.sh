@@ -6,19 +6,10 @@
 #
 # One line a check, `N passed, N failed` at the end; exit status 0 if none failed.
 
-quant=$1
-data=$(cd "$(dirname "$0")/../examples/data" && pwd) || exit 2
-model=$data/model
-work=$(mktemp -d) || exit 2
-trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
-out=$work/out
-mkdir "$out" "$work/tmp"
+. "$(dirname "$0")/checks.sh"
+mkdir "$work/tmp"
 TMPDIR=$work/tmp
 export TMPDIR
-calib="--calib $data/calibration.txt --samples 4 --seqlen 64"
-
-. "$(dirname "$0")/checks.sh"
 
 measure() {
     "$quant" calib "$model" --progress none "$@"
@@ -149,23 +140,8 @@ done
 refuses "a full disk for a sum" "$out/x" -- within 40 "$quant" merge "$work/a.safetensors" "$work/b.safetensors" -o "$out/x.safetensors"
 
 echo "# interruption"
-mkfifo "$work/pipe"
 for suffix in safetensors gguf; do
-    "$quant" calib "$model" --calib "$data/calibration.txt" --samples 128 --seqlen 256 --progress json -o "$out/x.$suffix" 2>"$work/pipe" >/dev/null &
-    pid=$!
-    {
-        while read -r line; do
-            case $line in
-            *layers.1.*)
-                kill -INT $pid
-                break
-                ;;
-            esac
-        done
-        cat
-    } <"$work/pipe" >"$work/stderr"
-    wait $pid
-    status=$?
+    interrupt .layers.1. "$quant" calib "$model" --calib "$data/calibration.txt" --samples 128 --seqlen 256 --progress json -o "$out/x.$suffix"
     [ $status -eq 130 ] && is_empty "$out"
     verdict $? "SIGINT leaves nothing of .$suffix" "exit status $status, $(ls -A "$out")"
     clear_out

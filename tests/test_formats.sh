@@ -5,16 +5,6 @@
 #
 # One line a check, `N passed, N failed` at the end; exit status 0 if none failed.
 
-quant=$1
-data=$(cd "$(dirname "$0")/../examples/data" && pwd) || exit 2
-model=$data/model
-work=$(mktemp -d) || exit 2
-trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
-out=$work/out
-mkdir "$out"
-calib="--calib $data/calibration.txt --samples 4 --seqlen 64"
-
 . "$(dirname "$0")/checks.sh"
 
 # same NAME A B: two models of one perplexity, but for norms that one of them stores as f16.

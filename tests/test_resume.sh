@@ -7,58 +7,16 @@
 # One line a check, `N passed, N failed` at the end; exit status 0 if none failed. Moments of kills are random, results
 # do not depend on them. SEED in the environment repeats a run's moments.
 
-quant=$1
-data=$(cd "$(dirname "$0")/../examples/data" && pwd) || exit 2
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
-out=$work/out           # outputs of the check in hand and nothing else
+. "$(dirname "$0")/checks.sh"
 seed=${SEED:-$(date +%s)}
 echo "seed $seed"
 
-model=$data/model
 calib="--calib $data/calibration.txt --samples 8 --seqlen 128"
 if [ "${2-}" = full ]; then
     [ -d "$3" ] && [ -f "$4" ] || { echo "usage: sh $0 QUANT full MODEL CALIB" >&2; exit 2; }
     model=$3
     calib="--calib $4 ${CALIB_OPTIONS:---samples 8 --seqlen 256}"
 fi
-
-. "$(dirname "$0")/checks.sh"
-
-# What differs here from the shared checks: messages may be warnings too, and refusals leave the work folder.
-
-# says NAME TEXT...: the last command's output has each text.
-says() {
-    name=$1
-    shift
-    for text; do
-        cat "$work/stdout" "$work/stderr" | grep -qF -e "$text" || { verdict 1 "$name" "no \"$text\" in the output"; return; }
-    done
-    verdict 0 "$name"
-}
-
-# refuses NAME TEXT... -- COMMAND...: an exit status of 1 or 2, a message with each text.
-refuses() {
-    name=$1
-    shift
-    texts=$work/texts
-    : >"$texts"
-    while [ "$1" != -- ]; do
-        printf '%s\n' "$1" >>"$texts"
-        shift
-    done
-    shift
-    "$@" >"$work/stdout" 2>"$work/stderr"
-    status=$?
-    why=
-    [ $status -eq 1 ] || [ $status -eq 2 ] || why="exit status $status"
-    while read -r text; do
-        grep -qF -e "$text" "$work/stderr" || why="$why \"$text\" is not in: $(tail -n 1 "$work/stderr")"
-    done <"$texts"
-    [ -z "$why" ]
-    verdict $? "$name" "$why"
-}
 
 # only NAME...: nothing else lies in $out.
 only() {
@@ -189,18 +147,19 @@ clear_out
 stop_after 2 long.gguf --format gguf:q4_0 $long
 [ $status -eq 130 ]
 verdict $? "SIGINT ends it with 130" "exit status $status"
-says "SIGINT: it tells what is kept" "of 4 blocks are finished" "$out/long.gguf.partial"
+grep -q "of 4 blocks are finished.*$out/long.gguf.partial" "$work/stderr"
+verdict $? "SIGINT: it tells what is kept" "$(tail -n 1 "$work/stderr")"
 only long.gguf.partial
-refuses "another text length" "seqlen was 128, is 64" "--force starts anew" -- quantize -o "$out/long.gguf" --format gguf:q4_0 --calib "$data/calibration.txt" --samples 40 --seqlen 64
-refuses "another parameter" "gptq.damp was 0.01, is 0.2" -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --set damp=0.2
-refuses "other layers" "model.layers.3.mlp.down_proj.weight was recipe 1, is not quantized" -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --exclude '*.3.mlp.down_proj.*'
-refuses "another format" "grid was gguf:q4_0, is gguf:q8_0" -- quantize -o "$out/long.gguf" --format gguf:q8_0 $long
+fails "another text length" "seqlen was 128, is 64" "--force starts anew" -- quantize -o "$out/long.gguf" --format gguf:q4_0 --calib "$data/calibration.txt" --samples 40 --seqlen 64
+fails "another parameter" "gptq.damp was 0.01, is 0.2" -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --set damp=0.2
+fails "other layers" "model.layers.3.mlp.down_proj.weight was recipe 1, is not quantized" -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --exclude '*.3.mlp.down_proj.*'
+fails "another format" "grid was gguf:q4_0, is gguf:q8_0" -- quantize -o "$out/long.gguf" --format gguf:q8_0 $long
 sed 's/[aeiou]/e/' "$data/calibration.txt" >"$work/other.txt"
-refuses "another text" "calibration was" -- quantize -o "$out/long.gguf" --format gguf:q4_0 --calib "$work/other.txt" --samples 40 --seqlen 128
+fails "another text" "calibration was" -- quantize -o "$out/long.gguf" --format gguf:q4_0 --calib "$work/other.txt" --samples 40 --seqlen 128
 cp -R "$model" "$work/other"
 printf '\001' | dd of="$work/other/model.safetensors" bs=1 seek=1000000 conv=notrunc 2>/dev/null
-refuses "other weights of the same size" "model weights was" -- "$quant" quantize "$work/other" --progress none -o "$out/long.gguf" --format gguf:q4_0 $long
-refuses "--resume with --force" resume force -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --resume --force
+fails "other weights of the same size" "model weights was" -- "$quant" quantize "$work/other" --progress none -o "$out/long.gguf" --format gguf:q4_0 $long
+fails "--resume with --force" resume force -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --resume --force
 # a power cut may leave a file of the right size with other bytes
 printf '\377' | dd of="$out/long.gguf.partial/block-00000.safetensors" bs=1 seek=3000 conv=notrunc 2>/dev/null
 check "it goes on" quantize -o "$out/long.gguf" --format gguf:q4_0 $long --report "$work/report.json" --threads 1
@@ -211,7 +170,7 @@ verdict $? "its report has all layers, also those of the earlier run"
 only long.gguf
 check "the same command once more" quantize -o "$out/long.gguf" --format gguf:q4_0 $long --resume
 says "the same command once more: nothing to do" "by the same plan"
-refuses "an output of another plan" "made by another plan" "--force replaces it" -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --set damp=0.2
+fails "an output of another plan" "made by another plan" "--force replaces it" -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long --set damp=0.2
 same "$work/long.gguf" "$out/long.gguf" "what was refused"
 check "--force" quantize -o "$out/long.gguf" --format gguf:q8_0 --method rtn --force
 cmp -s "$work/long.gguf" "$out/long.gguf"
@@ -224,42 +183,33 @@ start -o "$out/long.gguf" --format gguf:q4_0 $long
 while kill -0 $pid 2>/dev/null && [ ! -e "$out/long.gguf.partial/plan.json" ]; do
     :
 done
-refuses "a second run" "another run works in this folder" long.gguf.partial -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long
+fails "a second run" "another run works in this folder" long.gguf.partial -- quantize -o "$out/long.gguf" --format gguf:q4_0 $long
 wait $pid
 verdict $? "the first run"
 same "$work/long.gguf" "$out/long.gguf" "the first run"
 only long.gguf
 
 echo "# a full disk"
-# within BLOCKS COMMAND...: no file may grow beyond so many blocks of 512 bytes: writes fail as on a full disk.
-within() {
-    (
-        trap '' XFSZ
-        ulimit -f "$1"
-        shift
-        "$@"
-    )
-}
 clear_out
-refuses "the second stream does not fit" "a.gguf.partial: no room for a file" activations -- within 1000 quantize -o "$out/a.gguf" --format gguf:q4_0 $calib
+fails "the second stream does not fit" "a.gguf.partial: no room for a file" activations -- within 1000 quantize -o "$out/a.gguf" --format gguf:q4_0 $calib
 clear_out
 alone="--format gguf:q4_0 --set qep=0 $calib" # one stream, in memory
 check "with one stream" quantize -o "$out/a.gguf" $alone
 mv "$out/a.gguf" "$work/alone.gguf"
-refuses "the output does not fit" "a.gguf" "cannot write" -- within 2000 quantize -o "$out/a.gguf" $alone
+fails "the output does not fit" "a.gguf" "cannot write" -- within 2000 quantize -o "$out/a.gguf" $alone
 only a.gguf.partial
 check "with room again" quantize -o "$out/a.gguf" $alone
 says "with room again: nothing is done twice" "4 of 4 blocks were finished before"
 same "$work/alone.gguf" "$out/a.gguf" "with room again"
 only a.gguf
 clear_out
-refuses "no block fits" "block-00000.safetensors" "cannot write" -- within 10 quantize -o "$out/a.gguf" $alone
+fails "no block fits" "block-00000.safetensors" "cannot write" -- within 10 quantize -o "$out/a.gguf" $alone
 [ -z "$(ls -A "$out")" ]
 verdict $? "where nothing was finished nothing is left" "$(ls -A "$out")"
 
 echo "# less memory"
 clear_out
-refuses "a bound below the possible" max_ram needs -- quantize -o "$out/a.gguf" --format gguf:q4_0 $calib --max-ram 10M
+fails "a bound below the possible" max_ram needs -- quantize -o "$out/a.gguf" --format gguf:q4_0 $calib --max-ram 10M
 least=$("$quant" plan "$model" --format gguf:q4_0 $calib --json | sed -n 's/^ *"least_memory_bytes": *\([0-9]*\),/\1/p')
 check "the least bound" quantize -o "$out/a.gguf" --format gguf:q4_0 $calib --max-ram "$least" --report "$work/report.json"
 grep -q '"activations_in_files": true' "$work/report.json"
@@ -283,7 +233,7 @@ check "two formats of the same blocks" quantize -o "$out/all" --format native --
 says "two formats of the same blocks: made once" "4 of 4 blocks were finished before"
 check "gptq alone" quantize -o "$out/alone" --format gptq $sym $calib
 same "$out/alone" "$out/all/gptq" "gptq beside native"
-refuses "a format twice" "given twice" -- quantize -o "$out/twice" --format native --format native --method rtn
+fails "a format twice" "given twice" -- quantize -o "$out/twice" --format native --format native --method rtn
 
 echo "# quantized sources"
 check "native to gptq without a method" "$quant" quantize "$out/all/native" -o "$out/packed" --method none --format gptq --progress none
@@ -291,8 +241,8 @@ check "and back" "$quant" quantize "$out/packed" -o "$out/back" --method none --
 "$quant" eval "$out/packed" --text "$data/evaluation.txt" --ctx 128 --chunks 2 --progress none --against "$out/all/native" --report "$work/eval.json" >/dev/null 2>&1
 awk -F'[:,]' '/"mean_kl"/ { kl = $2; n++ } END { exit !(n == 1 && kl < 1e-9 && kl > -1e-9) }' "$work/eval.json"
 verdict $? "the repacked model computes the same" "$(grep mean_kl "$work/eval.json")"
-refuses "a grid that the format does not have" "q_proj" "gguf:q4_0" -- "$quant" quantize "$out/all/native" -o "$out/no.gguf" --method none --format gguf:q4_0 --progress none
-refuses "quantizing what is quantized" "quantized already" --requantize -- "$quant" quantize "$out/all/native" -o "$out/no.gguf" --method rtn --format gguf:q4_0 --progress none
+fails "a grid that the format does not have" "q_proj" "gguf:q4_0" -- "$quant" quantize "$out/all/native" -o "$out/no.gguf" --method none --format gguf:q4_0 --progress none
+fails "quantizing what is quantized" "quantized already" --requantize -- "$quant" quantize "$out/all/native" -o "$out/no.gguf" --method rtn --format gguf:q4_0 --progress none
 check "--requantize" "$quant" quantize "$out/all/native" -o "$out/again.gguf" --method rtn --format gguf:q4_0 --requantize --progress none
 only all alone packed back again.gguf
 finish

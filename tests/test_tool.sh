@@ -6,16 +6,6 @@
 #
 # One line a check, `N passed, N failed` at the end; exit status 0 if none failed.
 
-quant=$1
-data=$(cd "$(dirname "$0")/../examples/data" && pwd) || exit 2
-model=$data/model
-work=$(mktemp -d) || exit 2
-trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
-out=$work/out           # outputs of the check in hand, nothing else
-mkdir "$out"
-calib="--calib $data/calibration.txt --samples 4 --seqlen 64"
-
 . "$(dirname "$0")/checks.sh"
 
 # --- what it can do ---
@@ -278,23 +268,8 @@ done
 
 echo "# interruption"
 # interrupted FORMAT: SIGINT as soon as the first block is in hand.
-mkfifo "$work/pipe"
 interrupted() {
-    "$quant" quantize "$model" -o "$out/a" --format "$1" --calib "$data/calibration.txt" --samples 128 --seqlen 256 --progress json 2>"$work/pipe" >/dev/null &
-    pid=$!
-    {
-        while read -r line; do
-            case $line in
-            *'"phase":"quantize"'*)
-                kill -INT $pid
-                break
-                ;;
-            esac
-        done
-        cat
-    } <"$work/pipe" >"$work/stderr"
-    wait $pid
-    status=$?
+    interrupt '"phase":"quantize"' "$quant" quantize "$model" -o "$out/a" --format "$1" --calib "$data/calibration.txt" --samples 128 --seqlen 256 --progress json
     [ $status -eq 130 ]
     verdict $? "SIGINT ends $1 with 130" "exit status $status"
     is_empty "$out"
