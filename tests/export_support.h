@@ -14,7 +14,6 @@
 #include "container/gguf.h"
 #include "export/export.h"
 #include "file/folder.h"
-#include "file/output.h"
 #include "file/safetensors.h"
 #include <quant/quant.h>
 
@@ -305,15 +304,44 @@ static inline void compare_model(struct run *run, const char *path)
     qnti_checkpoint_close(c);
 }
 
-/* `once` exports the folder "model", of one block, to "out" and opens that, with a struct run as its argument. */
-static inline void each_allocation_of_an_export_fails(qnt_status (*once)(qnt_context *ctx, void *run))
+struct failing_export {
+    struct run run;
+    const char *format, *recipe;
+    uint64_t shard_bytes;
+};
+
+static inline qnt_status export_and_open(qnt_context *ctx, void *arg)
 {
-    static struct run run;
+    struct failing_export *f = arg;
+    struct run *run = &f->run;
+    struct qnti_checkpoint *c = NULL;
+    uint64_t bytes;
+    qnt_status status;
+    QNT_CHECK(open_run(run, ctx, "model", f->format));
+    qnt_recipe_destroy(run->recipe);
+    run->recipe = NULL;
+    QNT_CHECK(qnt_recipe_parse(ctx, f->recipe, &run->recipe));
+    QNT_CHECK(run->e.format->assign(&run->e));
+    QNT_CHECK(run->e.format->bytes(&run->e, &bytes));
+    run->e.shard_bytes = f->shard_bytes;
+    QNT_CHECK(run->e.format->write(&run->e, "out"));
+    status = qnti_checkpoint_open(ctx, "out", &c);
+cleanup:
+    qnti_checkpoint_close(c);
+    close_run(run);
+    return status;
+}
+
+/* Of the folder "model", of one block, which is written and opened again; shard_bytes as in struct qnti_export. */
+static inline void each_allocation_of_an_export_fails(const char *format, const char *recipe, uint64_t shard_bytes)
+{
+    static struct failing_export f;
     struct shape shape = small;
     qnt_context *ctx = context_with(NULL);
+    f = (struct failing_export){.format = format, .recipe = recipe, .shard_bytes = shard_bytes};
     shape.blocks = 1;
     make_model(&shape);
-    each_allocation_fails(once, &run);
+    each_allocation_fails(export_and_open, &f);
     qnti_folder_remove(ctx, "out");
     remove_files();
     qnt_context_destroy(ctx);

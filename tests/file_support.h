@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "base/context.h"
+#include "file/output.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -106,6 +107,20 @@ static inline unsigned char *exact_copy(const void *bytes, size_t n)
     if (n)
         memcpy(copy, bytes, n);
     return copy;
+}
+
+static inline void assert_same_files(const char *a, const char *b)
+{
+    qnt_context *ctx = context_with(NULL);
+    char *x, *y;
+    size_t n, m;
+    assert_int_equal(qnti_read_file(ctx, a, 1000000, &x, &n), QNT_OK);
+    assert_int_equal(qnti_read_file(ctx, b, 1000000, &y, &m), QNT_OK);
+    assert_int_equal(n, m);
+    assert_memory_equal(x, y, n);
+    qnti_free(ctx, x);
+    qnti_free(ctx, y);
+    qnt_context_destroy(ctx);
 }
 
 #endif

@@ -164,4 +164,33 @@ static inline void set_numbers(const char *tensor, size_t first, size_t stride, 
     free(image.bytes);
 }
 
+/* --- what is lost --- */
+
+static inline qnt_context *quiet(void)
+{
+    const qnt_context_options host = {.threads = 2, .blas_one_thread = true};
+    qnt_context *ctx;
+    assert_int_equal(qnt_context_create(&host, &ctx), QNT_OK);
+    return ctx;
+}
+
+/* KL divergence of what lies at `path` to the folder "model". */
+static inline double kl_of(const char *path)
+{
+    qnt_context *ctx = quiet();
+    qnt_model *model, *against;
+    qnt_eval_options options = {.text = "ids.npy", .ctx = 16};
+    qnt_eval_result result = {0};
+    assert_int_equal(qnt_model_open(ctx, "model", &against), QNT_OK);
+    if (qnt_model_open(ctx, path, &model) != QNT_OK)
+        fail_msg("%s", qnt_context_message(ctx));
+    options.against = against;
+    if (qnt_evaluate(model, &options, &result) != QNT_OK)
+        fail_msg("%s", qnt_context_message(ctx));
+    qnt_model_close(model);
+    qnt_model_close(against);
+    qnt_context_destroy(ctx);
+    return result.mean_kl;
+}
+
 #endif

@@ -4,7 +4,6 @@
  */
 #include "layer_support.h"
 #include "calib/save.h"
-#include "file/output.h"
 #include "linalg/gram.h"
 
 static const char path[] = "calibrations.safetensors", folder[] = "calibrations.safetensors.writing";

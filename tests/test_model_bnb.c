@@ -217,28 +217,10 @@ static void test_threshold(void **state)
     finish_out(&run);
 }
 
-static qnt_status export_once(qnt_context *ctx, void *arg)
-{
-    struct run *run = arg;
-    struct qnti_checkpoint *c = NULL;
-    qnt_status status;
-    QNT_CHECK(open_run(run, ctx, "model", "bnb"));
-    qnt_recipe_destroy(run->recipe);
-    run->recipe = NULL;
-    QNT_CHECK(qnt_recipe_parse(ctx, "bnb4:double_quant=true", &run->recipe));
-    QNT_CHECK(run->e.format->assign(&run->e));
-    QNT_CHECK(run->e.format->write(&run->e, "out"));
-    status = qnti_checkpoint_open(ctx, "out", &c);
-cleanup:
-    qnti_checkpoint_close(c);
-    close_run(run);
-    return status;
-}
-
 static void test_memory(void **state)
 {
     (void)state;
-    each_allocation_of_an_export_fails(export_once);
+    each_allocation_of_an_export_fails("bnb", "bnb4:double_quant=true", 0);
 }
 
 int main(void)

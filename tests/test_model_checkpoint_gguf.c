@@ -6,7 +6,6 @@
 
 #include "checkpoint/source.h"
 #include "container/gguf.h"
-#include "file/output.h"
 
 struct gguf_tensor {
     unsigned char bytes[4 * HIDDEN * FFN];

@@ -544,28 +544,10 @@ static void test_failing_layer(void **state)
     finish_out(&run);
 }
 
-static qnt_status export_once(qnt_context *ctx, void *arg)
-{
-    struct run *run = arg;
-    struct qnti_checkpoint *c = NULL;
-    uint64_t bytes;
-    qnt_status status;
-    QNT_CHECK(open_run(run, ctx, "model", "gptq"));
-    QNT_CHECK(run->e.format->assign(&run->e));
-    QNT_CHECK(run->e.format->bytes(&run->e, &bytes));
-    run->e.shard_bytes = 20000;
-    QNT_CHECK(run->e.format->write(&run->e, "out"));
-    status = qnti_checkpoint_open(ctx, "out", &c);
-cleanup:
-    qnti_checkpoint_close(c);
-    close_run(run);
-    return status;
-}
-
 static void test_memory(void **state)
 {
     (void)state;
-    each_allocation_of_an_export_fails(export_once);
+    each_allocation_of_an_export_fails("gptq", "rtn", 20000);
 }
 
 int main(void)

@@ -7,14 +7,6 @@
 #include "nn/nn.h"
 #include "nn_support.h"
 
-static qnt_context *quiet(void)
-{
-    const qnt_context_options host = {.threads = 2, .blas_one_thread = true};
-    qnt_context *ctx;
-    assert_int_equal(qnt_context_create(&host, &ctx), QNT_OK);
-    return ctx;
-}
-
 /* --- matrices --- */
 
 static void test_orders(void **state)
@@ -142,24 +134,6 @@ static void test_view(void **state)
 /* --- runs --- */
 
 static const qnt_quantize_options by_rotation = {.method = "rotation:bits=8", .format = "native", .output = "out/o"};
-
-static double kl_of(const char *path)
-{
-    qnt_context *ctx = quiet();
-    qnt_model *model, *against;
-    qnt_eval_options options = {.text = "ids.npy", .ctx = 16};
-    qnt_eval_result result = {0};
-    assert_int_equal(qnt_model_open(ctx, "model", &against), QNT_OK);
-    if (qnt_model_open(ctx, path, &model) != QNT_OK)
-        fail_msg("%s", qnt_context_message(ctx));
-    options.against = against;
-    if (qnt_evaluate(model, &options, &result) != QNT_OK)
-        fail_msg("%s", qnt_context_message(ctx));
-    qnt_model_close(model);
-    qnt_model_close(against);
-    qnt_context_destroy(ctx);
-    return result.mean_kl;
-}
 
 /* 8 bits lose next to nothing, so the rotated model, down's run-time rotation included, is the model. */
 static void check_run(const char *dtype)

@@ -11,7 +11,6 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include "file/output.h"
 
 enum { MIB = 1 << 20 };
 

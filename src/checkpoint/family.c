@@ -13,42 +13,27 @@
 #include <string.h>
 #include "container/json.h"
 
+/* Of Llama and what is named like it; norms and fused linears differ. */
+#define LLAMA_NAMES                                                                                                  \
+    [QNTI_EMBED] = "model.embed_tokens", [QNTI_FINAL_NORM] = "model.norm", [QNTI_HEAD] = "lm_head",                  \
+    [QNTI_ATTN_NORM] = "model.layers.%zu.input_layernorm", [QNTI_Q] = "model.layers.%zu.self_attn.q_proj",           \
+    [QNTI_K] = "model.layers.%zu.self_attn.k_proj", [QNTI_V] = "model.layers.%zu.self_attn.v_proj",                  \
+    [QNTI_Q_NORM] = "model.layers.%zu.self_attn.q_norm", [QNTI_K_NORM] = "model.layers.%zu.self_attn.k_norm",        \
+    [QNTI_O] = "model.layers.%zu.self_attn.o_proj", [QNTI_GATE] = "model.layers.%zu.mlp.gate_proj",                  \
+    [QNTI_UP] = "model.layers.%zu.mlp.up_proj", [QNTI_DOWN] = "model.layers.%zu.mlp.down_proj"
+
 static const char *const usual_names[QNTI_ROLES] = {
-    [QNTI_EMBED] = "model.embed_tokens",
-    [QNTI_FINAL_NORM] = "model.norm",
-    [QNTI_HEAD] = "lm_head",
-    [QNTI_ATTN_NORM] = "model.layers.%zu.input_layernorm",
+    LLAMA_NAMES,
     [QNTI_QKV] = "model.layers.%zu.self_attn.qkv_proj",
-    [QNTI_Q] = "model.layers.%zu.self_attn.q_proj",
-    [QNTI_K] = "model.layers.%zu.self_attn.k_proj",
-    [QNTI_V] = "model.layers.%zu.self_attn.v_proj",
-    [QNTI_Q_NORM] = "model.layers.%zu.self_attn.q_norm",
-    [QNTI_K_NORM] = "model.layers.%zu.self_attn.k_norm",
-    [QNTI_O] = "model.layers.%zu.self_attn.o_proj",
     [QNTI_MLP_NORM] = "model.layers.%zu.post_attention_layernorm",
     [QNTI_GATE_UP] = "model.layers.%zu.mlp.gate_up_proj",
-    [QNTI_GATE] = "model.layers.%zu.mlp.gate_proj",
-    [QNTI_UP] = "model.layers.%zu.mlp.up_proj",
-    [QNTI_DOWN] = "model.layers.%zu.mlp.down_proj",
 };
 
 /* Four norms a block. */
 static const char *const gemma_names[QNTI_ROLES] = {
-    [QNTI_EMBED] = "model.embed_tokens",
-    [QNTI_FINAL_NORM] = "model.norm",
-    [QNTI_HEAD] = "lm_head",
-    [QNTI_ATTN_NORM] = "model.layers.%zu.input_layernorm",
-    [QNTI_Q] = "model.layers.%zu.self_attn.q_proj",
-    [QNTI_K] = "model.layers.%zu.self_attn.k_proj",
-    [QNTI_V] = "model.layers.%zu.self_attn.v_proj",
-    [QNTI_Q_NORM] = "model.layers.%zu.self_attn.q_norm",
-    [QNTI_K_NORM] = "model.layers.%zu.self_attn.k_norm",
-    [QNTI_O] = "model.layers.%zu.self_attn.o_proj",
+    LLAMA_NAMES,
     [QNTI_ATTN_POST_NORM] = "model.layers.%zu.post_attention_layernorm",
     [QNTI_MLP_NORM] = "model.layers.%zu.pre_feedforward_layernorm",
-    [QNTI_GATE] = "model.layers.%zu.mlp.gate_proj",
-    [QNTI_UP] = "model.layers.%zu.mlp.up_proj",
-    [QNTI_DOWN] = "model.layers.%zu.mlp.down_proj",
     [QNTI_MLP_POST_NORM] = "model.layers.%zu.post_feedforward_layernorm",
 };
 
