@@ -160,11 +160,13 @@ static void outcome_and_back(void **state)
     json_t *json;
     (void)state;
     o.warnings = (char *)(uintptr_t)"rounded to nearest: because\nand more";
+    strcpy(o.activations, "8 bits, by token");
     json = qnti_outcome_json(&o);
     assert_int_equal(qnti_outcome_read(ctx, "here", json, &back), QNT_OK);
     assert_true(back.done && back.report.weight_error == o.report.weight_error && isnan(back.report.output_error));
     assert_int_equal(back.report.tokens, 1234);
     assert_string_equal(back.report.warnings, o.warnings);
+    assert_string_equal(back.report.activations, o.activations);
     json_object_set_new(json, "tokens", json_integer(-1));
     assert_int_equal(qnti_outcome_read(ctx, "here", json, &back), QNT_BAD_DATA);
     assert_message_has(ctx, "here: tokens");

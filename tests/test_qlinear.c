@@ -544,12 +544,46 @@ static void test_report(void **state)
     qnt_context_destroy(ctx);
 }
 
+/* Recipes, and what their reports say of inputs. */
+static void test_activations(void **state)
+{
+    enum { OUT = 24, IN = 64, SAMPLES = 40 };
+    static const struct {
+        const char *recipe, *words;
+    } cases[] = {
+        {"rtn", ""},
+        {"rtn:act_bits=8", "8 bits, by token"},
+        {"rtn:act_bits=8,act_granularity=tensor,act_static=true", "8 bits, fixed"},
+        {"rtn:act_bits=4,act_group_size=16", "4 bits, by token in groups of 16"},
+        {"zeroquant:act_format=fp8_e4m3", "fp8 e4m3, by token"},
+        {"rptq:clusters=3,weight_method=rtn", "4 bits, fixed in 3 clusters"},
+        {"atom:keep_columns=8,group_size=8,act_group_size=8",
+         "56 columns: 4 bits, by token in groups of 8; 8 columns: 8 bits, by token"},
+        {"llm_int8:outlier_threshold=2.5", "8 bits, by token, columns below 2.5"},
+    };
+    qnt_context *ctx = context_of(2);
+    float *w = random_floats(OUT * IN, 1, 1), *x = random_tokens(SAMPLES, IN, 2);
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        qnt_layer_report report = {0};
+        qnt_qlinear *q;
+        assert_ok(ctx, quantize_with(ctx, cases[i].recipe, NULL, qnt_matrix_f32(w, OUT, IN), x, NULL, SAMPLES, &q));
+        assert_ok(ctx, qnt_report(q, &report));
+        assert_string_equal(report.activations, cases[i].words);
+        qnt_qlinear_destroy(q);
+    }
+    free(w);
+    free(x);
+    qnt_context_destroy(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dequantize), cmocka_unit_test(test_forward), cmocka_unit_test(test_equivalence),
         cmocka_unit_test(test_transform),  cmocka_unit_test(test_bits),    cmocka_unit_test(test_parts),
         cmocka_unit_test(test_parts_of_blocks), cmocka_unit_test(test_report),
+        cmocka_unit_test(test_activations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

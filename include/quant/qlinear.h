@@ -59,6 +59,7 @@ typedef struct qnt_layer_report {
     size_t dead_columns;      /* inputs that were always 0 */
     double seconds;
     const char *warnings;     /* lines, "" if none; owned by the qlinear */
+    const char *activations;  /* how inputs are quantized, as "8 bits, by token"; "" if not; owned by the qlinear */
 } qnt_layer_report;
 QNT_API qnt_status qnt_report(const qnt_qlinear *q, qnt_layer_report *report);
 

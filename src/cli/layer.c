@@ -257,7 +257,7 @@ static json_t *lines_json(const char *text)
 /* clang-format off: a key and its value a line */
 static json_t *report_json(const struct layer_run *run, const qnt_layer_report *r)
 {
-    return json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:s?,s:f,s:o,s:o,s:o,s:I,s:I,s:I,s:f,s:o}",
+    return json_pack("{s:s,s:s,s:s,s:I,s:I,s:s,s:s?,s:f,s:o,s:o,s:o,s:I,s:I,s:I,s:f,s:s*,s:o}",
                      "version", qnt_version(),
                      "layer", run->path,
                      "output", run->values->output,
@@ -273,6 +273,7 @@ static json_t *report_json(const struct layer_run *run, const qnt_layer_report *
                      "skipped_tokens", (json_int_t)r->skipped_tokens,
                      "dead_columns", (json_int_t)r->dead_columns,
                      "seconds", r->seconds,
+                     "activations", r->activations[0] ? r->activations : NULL,
                      "warnings", lines_json(r->warnings));
 }
 /* clang-format on */
@@ -285,6 +286,8 @@ static void print_report(const struct layer_run *run, const qnt_layer_report *r)
     if (format)
         printf("format           %s\n", format);
     printf("bits per weight  %.4f\n", r->bits_per_weight);
+    if (r->activations[0])
+        printf("activations      %s\n", r->activations);
     printf("weight error     %.6g   |W - Q|^2 / |W|^2\n", r->weight_error);
     if (!isnan(r->output_error))
         printf("output error     %.6g   of the calibration outputs, relative square\n", r->output_error);

@@ -4,6 +4,7 @@
 #include "grid/activation.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include "base/number.h"
 
@@ -60,6 +61,26 @@ void qnti_actquant_free(qnt_context *ctx, struct qnti_actquant *act)
     qnti_numbers_free(ctx, act->fixed);
     qnti_free(ctx, act->index);
     qnti_free(ctx, act);
+}
+
+void qnti_actquant_describe(const struct qnti_actquant *act, char text[QNTI_ACTQUANT_TEXT])
+{
+    const struct qnti_grid *g = &act->grid;
+    const char *when = act->given ? "given" : act->fixed ? "fixed" : g->map.rows ? "by token" : "by batch";
+    char type[32], part[40] = "", kept[32] = "";
+    if (g->form == QNTI_FORM_FLOAT)
+        snprintf(type, sizeof type, "%s", qnti_dtype_name(g->float_type));
+    else if (g->book)
+        snprintf(type, sizeof type, "%s", g->book->name);
+    else
+        snprintf(type, sizeof type, "%u bits", g->bits);
+    if (g->map.kind == QNTI_MAP_INDEX)
+        snprintf(part, sizeof part, " in %zu clusters", g->map.index_groups);
+    else if (g->map.cols && g->map.cols < act->cols)
+        snprintf(part, sizeof part, " in groups of %zu", g->map.cols);
+    if (act->threshold > 0 && isfinite(act->threshold))
+        snprintf(kept, sizeof kept, ", columns below %g", (double)act->threshold);
+    snprintf(text, QNTI_ACTQUANT_TEXT, "%s, %s%s%s", type, when, part, kept);
 }
 
 static void mark_kept(float threshold, const float *x, size_t tokens, size_t cols, size_t stride, uint8_t *kept)

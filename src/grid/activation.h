@@ -32,6 +32,10 @@ qnt_status qnti_actquant_int8(qnt_context *ctx, const struct qnti_kernels *kerne
 bool qnti_actquant_is_int8(const struct qnti_actquant *act);
 void qnti_actquant_free(qnt_context *ctx, struct qnti_actquant *act);
 
+/* As "8 bits, by token", "4 bits, by token in groups of 128", "8 bits, fixed in 32 clusters". */
+enum { QNTI_ACTQUANT_TEXT = 128 };
+void qnti_actquant_describe(const struct qnti_actquant *act, char text[QNTI_ACTQUANT_TEXT]);
+
 /*
  * y (tokens, stride) = x on the grid, value by value; x and y may be the same.
  * `kept` [cols], if not NULL, gets 1 for columns that the threshold left out.

@@ -178,6 +178,7 @@ qnt_status qnti_report_hessian(struct qnti_job *job)
 qnt_status qnti_report_fill(const struct qnti_job *job, const qnt_layer *layer, qnt_qlinear *q)
 {
     QNT_TRY(measure_errors(job, layer, q));
+    qnti_qlinear_describe_inputs(q);
     q->report.bits_per_weight = qnti_qlinear_bits(q);
     q->report.damping = job->factor ? job->damping.share : 0;
     q->report.dead_columns = job->dead_count;

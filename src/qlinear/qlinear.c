@@ -259,6 +259,20 @@ double qnti_qlinear_bits(const qnt_qlinear *q)
     return bits / ((double)q->out * (double)q->in);
 }
 
+void qnti_qlinear_describe_inputs(qnt_qlinear *q)
+{
+    char text[QNTI_ACTQUANT_TEXT];
+    size_t n = 0;
+    if (q->act)
+        qnti_actquant_describe(q->act, q->activations);
+    for (size_t s = 0; s < q->segment_count && n < sizeof q->activations; s++)
+        if (q->segments[s].act) {
+            qnti_actquant_describe(q->segments[s].act, text);
+            n += (size_t)snprintf(q->activations + n, sizeof q->activations - n, "%s%zu columns: %s", n ? "; " : "",
+                                  q->segments[s].cols, text);
+        }
+}
+
 qnt_status qnt_report(const qnt_qlinear *q, qnt_layer_report *report)
 {
     if (report->size && report->size != sizeof *report)
@@ -267,5 +281,6 @@ qnt_status qnt_report(const qnt_qlinear *q, qnt_layer_report *report)
     *report = q->report;
     report->size = sizeof *report;
     report->warnings = q->warnings.data;
+    report->activations = q->activations;
     return QNT_OK;
 }

@@ -46,6 +46,7 @@ struct qnt_qlinear {
     qnt_dtype source_type;            /* of the weights before, for formats that tell readers what to compute with */
     qnt_layer_report report;
     struct qnti_buffer warnings;
+    char activations[QNTI_ACTQUANT_TEXT];   /* how inputs are quantized, for the report */
 };
 
 qnt_status qnti_qlinear_create(qnt_context *ctx, const char *name, size_t out, size_t in, const float *bias,
@@ -73,6 +74,8 @@ double qnti_sparse_bits(size_t out, size_t in, qnt_dtype type, double count);
 /* Adds a line to the report's warnings. */
 qnt_status qnti_qlinear_warn(qnt_qlinear *q, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Fills `activations`. */
+void qnti_qlinear_describe_inputs(qnt_qlinear *q);
 /* Whether the layer's inputs are quantized at run time. */
 bool qnti_qlinear_quantizes_inputs(const qnt_qlinear *q);
 /* actq(T(x)) of tokens x [tokens][in], and kept [in], zero before: 1 for columns that the batch leaves out. */

@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static const struct {
@@ -49,6 +50,12 @@ static bool read_figure(const json_t *value, size_t i, qnt_layer_report *report)
     return json_is_null(value) || json_is_number(value);
 }
 
+static void keep_activations(struct qnti_outcome *o, const char *text)
+{
+    snprintf(o->activations, sizeof o->activations, "%s", text);
+    o->report.activations = o->activations;
+}
+
 qnt_status qnti_outcome_take(struct qnt_plan *plan, size_t target, const qnt_qlinear *q)
 {
     struct qnti_outcome *o = &plan->outcomes[target];
@@ -57,6 +64,7 @@ qnt_status qnti_outcome_take(struct qnt_plan *plan, size_t target, const qnt_qli
     QNT_TRY(qnt_report(q, &o->report));
     QNT_TRY(qnti_copy_string(plan->ctx, o->report.warnings ? o->report.warnings : "", &o->warnings));
     o->report.warnings = o->warnings;
+    keep_activations(o, o->report.activations);
     o->done = true;
     return QNT_OK;
 }
@@ -68,12 +76,14 @@ json_t *qnti_outcome_json(const struct qnti_outcome *o)
         json_object_set_new(object, figures[i].key, figure(&o->report, i));
     if (o->warnings && o->warnings[0])
         json_object_set_new(object, "warnings", json_string(o->warnings));
+    if (o->activations[0])
+        json_object_set_new(object, "activations", json_string(o->activations));
     return object;
 }
 
 qnt_status qnti_outcome_read(qnt_context *ctx, const char *where, const json_t *json, struct qnti_outcome *o)
 {
-    const json_t *warnings = json_object_get(json, "warnings");
+    const json_t *warnings = json_object_get(json, "warnings"), *activations = json_object_get(json, "activations");
     qnti_free(ctx, o->warnings);
     *o = (struct qnti_outcome){.report.size = sizeof o->report};
     for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
@@ -81,6 +91,7 @@ qnt_status qnti_outcome_read(qnt_context *ctx, const char *where, const json_t *
             return qnti_fail(ctx, QNT_BAD_DATA, "%s: %s is missing or of another type", where, figures[i].key);
     QNT_TRY(qnti_copy_string(ctx, json_is_string(warnings) ? json_string_value(warnings) : "", &o->warnings));
     o->report.warnings = o->warnings;
+    keep_activations(o, json_is_string(activations) ? json_string_value(activations) : "");
     o->done = true;
     return QNT_OK;
 }

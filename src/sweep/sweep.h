@@ -28,6 +28,7 @@ struct qnti_windows {
 struct qnti_outcome {
     qnt_layer_report report;
     char *warnings;
+    char activations[QNTI_ACTQUANT_TEXT];
     bool done;
 };
 
