@@ -1,11 +1,12 @@
 /*
  * centred.c - evenly spaced levels about the middle of a range, which need not hold 0 (RPTQ).
  *
- *     scale = clamp((hi - lo) 2^-b, 1e-4, 1e4),   zero = rint(clamp(-(hi + lo) / 2 / scale, -1e4, 1e4))
+ *     scale = clamp((hi - lo) 2^-b, max(1e-4, |hi + lo| / 2e4), 1e4),   zero = rint(-(hi + lo) / 2 / scale)
  *     code = clamp(rint(x / scale) + zero, -2^(b-1), 2^(b-1) - 1)
  *
- * The topmost half step of the range is cut. A range of one number is held to 1e-4 in its zero (Yuan et al., "RPTQ",
- * 2023; the authors' UniformAffineQuantizer). Codes and zeros are stored 2^(b-1) higher.
+ * The topmost half step of the range is cut. A range of one number is held in its zero, which is at most 1e4 (Yuan et
+ * al., "RPTQ", 2023; the authors' UniformAffineQuantizer). There a range beyond 1e4 scales was cut to that, weights
+ * above 1 that have a cluster to themselves; here the scale grows with it. Codes and zeros are stored 2^(b-1) higher.
  */
 #include "grid/grid.h"
 
@@ -13,7 +14,7 @@
 #include "base/kernels.h"
 #include "base/number.h"
 
-static const float LEAST = 1e-4f, MOST = 1e4f;
+static const float LEAST = 1e-4f, MOST = 1e4f, FARTHEST = 1e4f;   /* scales; zero */
 
 static float middle_code(unsigned bits)
 {
@@ -22,9 +23,9 @@ static float middle_code(unsigned bits)
 
 void qnti_centred_affine(const struct qnti_grid *grid, float lo, float hi, float *scale, float *offset)
 {
-    float step = (hi - lo) / (float)grid->levels, zero;
-    *scale = qnti_grid_stored_scale(grid, fminf(fmaxf(step, LEAST), MOST));
-    zero = rintf(fminf(fmaxf((hi + lo) * (-0.5f / *scale), -MOST), MOST));
+    float step = (hi - lo) / (float)grid->levels, least = fmaxf(LEAST, fabsf(hi + lo) * 0.5f / FARTHEST), zero;
+    *scale = qnti_grid_stored_scale(grid, fminf(fmaxf(step, least), MOST));
+    zero = rintf(fminf(fmaxf((hi + lo) * (-0.5f / *scale), -FARTHEST), FARTHEST));
     *offset = qnti_round_to(grid->scale_type, zero + middle_code(grid->bits));
 }
 
