@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Opens GPTQ, AWQ, bitsandbytes and compressed-tensors folders that quant writes with the programs that people load them with.
+"""Opens GPTQ, AWQ, bitsandbytes and compressed-tensors folders that quant writes with the programs that load them.
 
     python3 tests/clients.py build/bin/quant [MODEL]
 
 Every layer is also decoded here, by the formats' definitions alone (numpy), and the model of the decoded weights is
 evaluated: the tool must find the same perplexity in both. Clients that are not installed are skipped with a message:
 safetensors, gptqmodel, autoawq (its file packing_utils.py, which needs torch only), bitsandbytes, compressed-tensors,
-transformers (with optimum for GPTQ). All of it runs on a CPU. One line a check, `N passed, N failed, N skipped` at the end; exit status 1 if one failed, 77 if numpy
-is missing.
+transformers (with optimum for GPTQ). All of it runs on a CPU. One line a check, `N passed, N failed, N skipped` at the
+end; exit status 1 if one failed, 77 if numpy is missing.
 """
 import importlib.util
 import json
