@@ -6,7 +6,6 @@
  * `memory` (arrays beyond the last). Grids are called by groups of 128 numbers,
  * packing by rows of 4096. An argument is the beginning of the names to be run.
  */
-
 #include "base/kernels.h"
 #include "bench.h"
 
