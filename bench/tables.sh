@@ -23,6 +23,12 @@ fi
 . "$(dirname "$0")/../tests/packages.sh"
 list=$1 quant=$2 model=$3 texts=$4 out=$5 words=${6-}
 need_packages "file /usr/bin/time time"
+for input in "$list" "$quant" "$model" "$texts"; do
+    [ -r "$input" ] || {
+        echo "$input: not there" >&2
+        exit 2
+    }
+done
 mkdir -p "$out"
 
 # number FILE KEY: the first "KEY": number of a JSON file with a key a line.
